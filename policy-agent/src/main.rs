@@ -1,0 +1,2 @@
+//! The `policy-agent` binary.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Laid out; its modules follow.
+#![no_std]
