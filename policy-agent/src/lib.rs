@@ -1,1 +1,3 @@
 //! Laid out; its modules follow.
+
+pub mod object;

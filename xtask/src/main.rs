@@ -1,2 +1,73 @@
-//! The project's tasks.
-fn main() {}
+//! The project's tasks: `cargo xtask --help`.
+//!
+//! This file holds the command line only; each task is a module of its own.
+//! Every task that needs a tool first runs what `setup` does, so that none of
+//! them needs more than a machine with cargo on it.
+
+mod build_agent;
+mod build_ebpf;
+mod host;
+mod job;
+mod lint;
+mod measure;
+mod setup;
+mod tally;
+mod test;
+mod tidy;
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Find the tools that the other tasks need, and install what is missing
+    Setup(setup::Args),
+    /// Compile the kernel programs to target/bpf/policy-ebpf.o
+    BuildEbpf(build_ebpf::Args),
+    /// Compile the agent, with the kernel programs in it, to target/release/policy-agent
+    Build(build_ebpf::Args),
+    /// Show the product at work in network namespaces of its own (needs root)
+    Demo(measure::Args),
+    /// Run every check and test, those in the kernel included (needs root)
+    Test(test::Args),
+    /// Measure the packet programs and the compiler (needs root)
+    Bench(measure::Args),
+    /// Check formatting, clippy, licences and the house rules
+    Lint(lint::Args),
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    let workspace = Workspace::locate()?;
+    match &cli.task {
+        Task::Setup(args) => setup::run(&workspace, args),
+        Task::BuildEbpf(args) => build_ebpf::run(&workspace, args).map(drop),
+        Task::Build(args) => build_agent::run(&workspace, args).map(drop),
+        Task::Demo(args) => measure::run(&workspace, "demo", args),
+        Task::Test(args) => test::run(&workspace, args),
+        Task::Bench(args) => measure::run(&workspace, "bench", args),
+        Task::Lint(args) => lint::run(&workspace, args),
+    }
+}

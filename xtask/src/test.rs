@@ -1,0 +1,194 @@
+//! `test`: the whole ladder of checks and tests, cheapest first.
+//!
+//! House rules, formatting and clippy; the kernel programs; unit and property
+//! tests, which need no privilege; then, as root, the tests that load programs
+//! and open sockets in network namespaces. Nothing is skipped: without root the
+//! task fails and says how to go on. The last line adds up all tests.
+
+use std::{fs, path::Path, time::Duration};
+
+use anyhow::{Result, bail};
+
+use crate::{
+    build_agent, build_ebpf, host,
+    job::{Job, announce},
+    lint,
+    setup::{self, Need},
+    tally::Tally,
+    workspace::Workspace,
+};
+
+/// The unprivileged part: compiling everything twice, on two cores.
+const UNIT_LIMIT: Duration = Duration::from_secs(40 * 60);
+/// The kernel part.
+const KERNEL_LIMIT: Duration = Duration::from_secs(60 * 60);
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Run only tests whose name contains this, and no checks
+    filter: Option<String>,
+    /// Leave out the tests that need root
+    #[arg(long)]
+    unit: bool,
+}
+
+/// The task `test`.
+///
+/// # Errors
+///
+/// When a check or a test fails, or none ran.
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
+    if !args.unit {
+        host::require_root("test")?;
+    }
+    let toolchain = setup::ensure(workspace, Need::Test)?;
+    let mut tally = Tally::default();
+    if args.filter.is_none() {
+        for (name, result) in lint::checks(workspace, &toolchain) {
+            note(&mut tally, name, result);
+        }
+    }
+    // Before the tests: the agent's tests embed the programs.
+    let built = build_ebpf::run(workspace, &build_ebpf::Args::default());
+    note(&mut tally, "build-ebpf", built.map(drop));
+
+    unit_tests(workspace, args, &mut tally);
+    if !args.unit {
+        kernel_tests(workspace, args, &mut tally);
+    }
+    conclude(&tally)
+}
+
+/// Everything that runs without privilege, with debug assertions.
+fn unit_tests(workspace: &Workspace, args: &Args, tally: &mut Tally) {
+    let packages = ["policy-common", "policy-core", "xtask"];
+    cargo_test(
+        workspace,
+        "unit and property tests",
+        &packages,
+        &[],
+        args,
+        tally,
+    );
+    let targets = ["--lib", "--bins"];
+    cargo_test(
+        workspace,
+        "unit tests of the agent",
+        &["policy-agent"],
+        &targets,
+        args,
+        tally,
+    );
+}
+
+/// Everything that needs root, with the binaries that users get.
+fn kernel_tests(workspace: &Workspace, args: &Args, tally: &mut Tally) {
+    let prepared = build_agent::run(workspace, &build_ebpf::Args::default())
+        .and_then(|_agent| host::mount_bpffs());
+    if let Err(error) = prepared {
+        // The tests run what this builds; without it they would test an old one.
+        return note(tally, "build", Err(error));
+    }
+    if has_integration_tests(&workspace.root.join("policy-agent")) {
+        let targets = ["--release", "--test", "*"];
+        cargo_test(
+            workspace,
+            "kernel tests of the agent",
+            &["policy-agent"],
+            &targets,
+            args,
+            tally,
+        );
+    }
+    cargo_test(
+        workspace,
+        "kernel tests",
+        &["policy-tests"],
+        &["--release"],
+        args,
+        tally,
+    );
+}
+
+/// Runs `cargo test` and adds its results to the tally.
+fn cargo_test(
+    workspace: &Workspace,
+    what: &str,
+    packages: &[&str],
+    targets: &[&str],
+    args: &Args,
+    tally: &mut Tally,
+) {
+    announce(what);
+    let release = targets.contains(&"--release");
+    let mut cargo = workspace.cargo();
+    cargo.args(["test", "--no-fail-fast"]).args(targets);
+    for package in packages {
+        cargo.args(["--package", package]);
+    }
+    cargo.args(&args.filter).env(
+        "POLICY_AGENT",
+        workspace.target.join("release/policy-agent"),
+    );
+    let limit = if release { KERNEL_LIMIT } else { UNIT_LIMIT };
+    let failed_before = tally.failed;
+    match Job::new(what, cargo, limit).run_with_lines(|line| tally.read(line)) {
+        Ok(true) => {}
+        // Tests that failed have been counted; code that did not compile has not.
+        Ok(false) if tally.failed > failed_before => {}
+        Ok(false) => tally.step_failed(what),
+        Err(error) => note(tally, what, Err(error)),
+    }
+}
+
+/// Cargo refuses `--test '*'` for a package that has none.
+fn has_integration_tests(package: &Path) -> bool {
+    let dir = package.join("tests");
+    fs::read_dir(dir).is_ok_and(|entries| {
+        entries.flatten().any(|entry| {
+            let path = entry.path();
+            path.extension().is_some_and(|extension| extension == "rs")
+                || path.join("main.rs").exists()
+        })
+    })
+}
+
+/// Reports a step that failed and goes on.
+fn note(tally: &mut Tally, step: &str, result: Result<()>) {
+    if let Err(error) = result {
+        eprintln!("{error:#}");
+        tally.step_failed(step);
+    }
+}
+
+/// Prints the sum, and fails if there is anything to fail for.
+fn conclude(tally: &Tally) -> Result<()> {
+    announce("all tests");
+    for name in &tally.failures {
+        println!("    failed: {name}");
+    }
+    if tally.ignored > 0 {
+        println!("    left out by #[ignore]: {}", tally.ignored);
+    }
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    if tally.passed + tally.failed == 0 {
+        bail!("no test ran; is the filter right?");
+    }
+    if !tally.is_clean() {
+        bail!("not everything passed");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_test_at_all_is_a_failure() {
+        assert!(conclude(&Tally::default()).is_err());
+        let mut tally = Tally::default();
+        tally.read("test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured");
+        assert!(conclude(&tally).is_ok());
+    }
+}
