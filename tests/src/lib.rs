@@ -1,1 +1,3 @@
-//! Laid out; its modules follow.
+//! The project's own test bed; each module says what it is for and what it may rely on.
+
+pub mod reference;
