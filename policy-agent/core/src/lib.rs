@@ -1,1 +1,15 @@
-//! Laid out; its modules follow.
+//! The pure core: from cluster objects to the contents of the kernel's maps.
+//!
+//! Values in, values out: no clock, no I/O, no locks, no threads, no kube types.
+//! The result is a function of the objects, never of the order in which they
+//! came.
+//!
+//! ```text
+//! source -> store -> resolve -> compile -> DesiredState -> plan -> ops -> maps
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod desired;
+pub mod diagnostic;
+pub mod model;
+pub mod ops;

@@ -1,0 +1,45 @@
+//! Run-time settings, and the event rate limit's state.
+
+/// The one element of the settings map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct Config {
+    /// `FLAG_*`.
+    pub flags: u32,
+    /// The newest generation given to an endpoint's word. Only ever grows, also
+    /// across agents; the kernel does not read it.
+    pub generation: u32,
+    /// Confirmed connection records that one endpoint may hold.
+    pub ct_budget: u32,
+    /// Events that each CPU may send per [`EVENT_TICK_NS`].
+    pub events_per_tick: u32,
+    /// The newest endpoint number given out. Only ever grows.
+    pub endpoint_number: u32,
+    /// Zero.
+    pub reserved: [u32; 11],
+}
+
+/// The emergency switch: nothing is denied. Records are still made, so that
+/// switching enforcement on again breaks no connection that policy allows.
+pub const FLAG_ENFORCE_OFF: u32 = 1;
+/// The IPv4 prefix trie is not empty.
+pub const FLAG_CIDR4: u32 = 1 << 1;
+/// The IPv6 prefix trie is not empty.
+pub const FLAG_CIDR6: u32 = 1 << 2;
+
+/// Time after which a CPU's event tokens are renewed, nanoseconds.
+pub const EVENT_TICK_NS: u64 = 100_000_000;
+
+/// What a CPU may still send in the current tick.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct EventTokens {
+    /// When the tick ends, nanoseconds of CLOCK_MONOTONIC.
+    pub renew_ns: u64,
+    /// Events left in it.
+    pub left: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+const _: () = assert!(size_of::<Config>() == 64);

@@ -1,0 +1,185 @@
+//! The life of a connection record: what a packet does to its flags, and when
+//! it ends. Where records are kept, and who may pass, is for [`crate::verdict`].
+//!
+//! Sequence numbers are not followed. What a forged segment can do is therefore
+//! kept small: nothing but a whole pair of FINs or an unanswered RST shortens a
+//! record's life, and the next ordinary segment undoes a RST.
+
+use crate::abi::conntrack::{
+    CT_CONFIRMED, CT_FIN_OPENER, CT_FIN_REPLIER, CT_REPLIED, CT_RESET, CtEntry, CtKey,
+};
+use crate::abi::protocol;
+use crate::packet::Kind;
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// How often the packet path refreshes a record at most, nanoseconds.
+pub const REFRESH_NS: u64 = SECOND_NS;
+
+/// A connection that is not confirmed, any protocol, nanoseconds. RFC 5382
+/// REQ-5 asks for 4 minutes at most for a half-open TCP connection to be kept;
+/// Linux keeps SYN_RECV for 60 s (`nf_conntrack_proto_tcp.c`).
+pub const UNCONFIRMED_NS: u64 = 120 * SECOND_NS;
+/// Established TCP, nanoseconds: 5 days, as Linux
+/// (`nf_conntrack_tcp_timeout_established`); RFC 5382 REQ-5 asks for 2 h 4 min.
+pub const TCP_ESTABLISHED_NS: u64 = 432_000 * SECOND_NS;
+/// TCP of which one end has sent FIN, nanoseconds: an hour, because the other
+/// may go on sending; RFC 5382 REQ-5 asks for 4 minutes.
+pub const TCP_HALF_CLOSED_NS: u64 = 3_600 * SECOND_NS;
+/// TCP after both FINs, nanoseconds: 2 MSL (RFC 9293 section 3.4.2).
+pub const TCP_CLOSED_NS: u64 = 120 * SECOND_NS;
+/// After a reset, nanoseconds: `nf_conntrack_tcp_timeout_close` in Linux.
+pub const RESET_NS: u64 = 10 * SECOND_NS;
+/// Confirmed UDP, nanoseconds: RFC 4787 REQ-5 asks for 2 minutes at least and
+/// recommends 5.
+pub const UDP_NS: u64 = 300 * SECOND_NS;
+/// Established SCTP, nanoseconds: 7 heartbeats of 30 s (RFC 9260 section 16), as
+/// `nf_conntrack_proto_sctp.c`.
+pub const SCTP_NS: u64 = 210 * SECOND_NS;
+/// ICMP echo, nanoseconds: RFC 5508 REQ-2 asks for 60 s at least.
+pub const ICMP_NS: u64 = 60 * SECOND_NS;
+/// Any other protocol, nanoseconds: `nf_conntrack_generic_timeout` in Linux.
+pub const OTHER_NS: u64 = 600 * SECOND_NS;
+
+/// How long a record is good after its last packet, nanoseconds.
+#[inline(always)]
+pub const fn timeout_ns(protocol: u8, flags: u32) -> u64 {
+    if flags & CT_RESET != 0 {
+        return RESET_NS;
+    }
+    if flags & CT_CONFIRMED == 0 && protocol != protocol::ICMP && protocol != protocol::ICMPV6 {
+        return UNCONFIRMED_NS;
+    }
+    match protocol {
+        protocol::TCP => match flags & (CT_FIN_OPENER | CT_FIN_REPLIER) {
+            0 => TCP_ESTABLISHED_NS,
+            f if f == CT_FIN_OPENER | CT_FIN_REPLIER => TCP_CLOSED_NS,
+            _ => TCP_HALF_CLOSED_NS,
+        },
+        protocol::UDP => UDP_NS,
+        protocol::SCTP => SCTP_NS,
+        protocol::ICMP | protocol::ICMPV6 => ICMP_NS,
+        _ => OTHER_NS,
+    }
+}
+
+/// Whether a record that was found is the key's and still good.
+#[inline(always)]
+pub const fn is_live(entry: &CtEntry, tag: u32, protocol: u8, now_ns: u64) -> bool {
+    // A record touched on another CPU a moment ago may be from the future.
+    entry.tag == tag
+        && now_ns.saturating_sub(entry.last_seen_ns) <= timeout_ns(protocol, entry.flags)
+}
+
+/// Whether the connection has ended, so that an opener on the same key starts
+/// another.
+#[inline(always)]
+pub const fn is_over(flags: u32) -> bool {
+    flags & CT_RESET != 0
+        || flags & (CT_FIN_OPENER | CT_FIN_REPLIER) == CT_FIN_OPENER | CT_FIN_REPLIER
+}
+
+/// The flags after a packet that belongs to the connection.
+#[inline(always)]
+pub const fn next_flags(flags: u32, kind: Kind, from_opener: bool) -> u32 {
+    let mut next = flags;
+    if from_opener {
+        if flags & CT_REPLIED != 0 && !kind.only_opens() {
+            next |= CT_CONFIRMED;
+        }
+    } else {
+        next |= CT_REPLIED;
+    }
+    match kind {
+        Kind::TcpFin => {
+            next |= if from_opener {
+                CT_FIN_OPENER
+            } else {
+                CT_FIN_REPLIER
+            };
+            next &= !CT_RESET;
+        }
+        Kind::TcpReset | Kind::SctpEnd => next |= CT_RESET,
+        Kind::TcpSyn | Kind::TcpSynAck | Kind::SctpInit => {}
+        _ => next &= !CT_RESET,
+    }
+    next
+}
+
+/// Hash of a key, for [`CtEntry::tag`]; never 0.
+#[inline(always)]
+pub fn tag(key: &CtKey) -> u32 {
+    const K: u64 = 0x9e37_79b9_7f4a_7c15;
+    let words = crate::packet::words6(key.peer);
+    let ports = (key.local_port as u64) << 32 | (key.peer_port as u64) << 16;
+    let rest = (key.endpoint as u64) << 32 | (key.protocol as u64) << 8 | key.family as u64;
+    let mixed =
+        (words[0] ^ ports).wrapping_mul(K) ^ (words[1] ^ rest).rotate_left(29).wrapping_mul(K);
+    (mixed >> 32) as u32 | 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handshake_confirms_with_the_openers_answer_only() {
+        let syn = next_flags(0, Kind::TcpSyn, true);
+        assert_eq!(syn & (CT_REPLIED | CT_CONFIRMED), 0);
+        let syn_ack = next_flags(syn, Kind::TcpSynAck, false);
+        assert_eq!(syn_ack & (CT_REPLIED | CT_CONFIRMED), CT_REPLIED);
+        assert_eq!(
+            next_flags(syn_ack, Kind::TcpSyn, true) & CT_CONFIRMED,
+            0,
+            "a repeated SYN"
+        );
+        assert_ne!(next_flags(syn_ack, Kind::TcpData, true) & CT_CONFIRMED, 0);
+    }
+
+    #[test]
+    fn unanswered_datagrams_never_confirm() {
+        let mut flags = 0;
+        for _ in 0..3 {
+            flags = next_flags(flags, Kind::Datagram, true);
+        }
+        assert_eq!(flags & CT_CONFIRMED, 0);
+    }
+
+    #[test]
+    fn reset_shortens_the_life_and_the_next_segment_restores_it() {
+        let open = CT_REPLIED | CT_CONFIRMED;
+        let reset = next_flags(open, Kind::TcpReset, false);
+        assert_eq!(timeout_ns(protocol::TCP, reset), RESET_NS);
+        let data = next_flags(reset, Kind::TcpData, true);
+        assert_eq!(timeout_ns(protocol::TCP, data), TCP_ESTABLISHED_NS);
+    }
+
+    #[test]
+    fn both_fins_end_a_connection_and_one_does_not() {
+        let open = CT_REPLIED | CT_CONFIRMED;
+        let one = next_flags(open, Kind::TcpFin, true);
+        assert!(!is_over(one));
+        assert_eq!(timeout_ns(protocol::TCP, one), TCP_HALF_CLOSED_NS);
+        let both = next_flags(one, Kind::TcpFin, false);
+        assert!(is_over(both));
+        assert_eq!(timeout_ns(protocol::TCP, both), TCP_CLOSED_NS);
+    }
+
+    #[test]
+    fn record_lives_to_its_timeout_and_never_under_another_tag() {
+        let entry = CtEntry {
+            tag: 9,
+            flags: 0,
+            generation: 1,
+            slot: 1,
+            last_seen_ns: 1_000,
+        };
+        assert!(is_live(&entry, 9, protocol::UDP, 1_000 + UNCONFIRMED_NS));
+        assert!(!is_live(&entry, 9, protocol::UDP, 1_001 + UNCONFIRMED_NS));
+        assert!(!is_live(&entry, 8, protocol::UDP, 1_000));
+        assert!(
+            is_live(&entry, 9, protocol::UDP, 999),
+            "seen by another CPU a moment later"
+        );
+    }
+}
