@@ -1,3 +1,4 @@
 //! Laid out; its modules follow.
 
 pub mod object;
+pub mod iface;

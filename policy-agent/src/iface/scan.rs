@@ -1,0 +1,266 @@
+//! Reads a [`Snapshot`], consistently, while pods come and go.
+//!
+//! A namespace's number is given to the next namespace when the first is gone,
+//! and interface numbers inside pods are all alike, so an answer about "number
+//! 5, interface 2" could be another pod's than the veth's that was seen to lead
+//! there. Links are therefore read before **and after** the addresses, and an
+//! answer counts only if the veth leads to the same number and interface in
+//! both. That is enough: a living namespace keeps its number, one that is being
+//! destroyed has none (the kernel says -1) for as long as its veths exist, and
+//! a veth's index is not reused while it exists.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    os::fd::BorrowedFd,
+    path::PathBuf,
+};
+
+use super::{
+    error::IfaceError,
+    netns_dir,
+    pace::Change,
+    snapshot::{AddressClass, Behind, Link, Nsid, OwnAddress, PeerAddresses, Snapshot},
+    socket::QuestionSocket,
+};
+
+/// How often veths that changed under the reader are read again in one scan;
+/// what is still moving then is reported as unsettled, and the change itself
+/// causes the next scan.
+const ROUNDS: u32 = 4;
+
+/// What the kernel said about the addresses of another namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Foreign {
+    /// Interface index there and address, all that were asked for.
+    Addresses(Vec<(u32, IpAddr)>),
+    /// No such namespace or interface any more, or always changing.
+    Unsettled,
+    /// Not ours to read.
+    Denied,
+}
+
+/// The questions a scan asks; the kernel answers, or a table in tests.
+pub(super) trait Kernel {
+    /// All links of the agent's namespace.
+    fn links(&mut self) -> Result<BTreeMap<u32, Link>, IfaceError>;
+    /// All addresses of the agent's namespace, sorted.
+    fn own_addresses(&mut self) -> Result<Vec<OwnAddress>, IfaceError>;
+    /// The addresses of another namespace, of one interface or of all.
+    fn addresses_in(
+        &mut self,
+        namespace: Nsid,
+        interface: Option<u32>,
+    ) -> Result<Foreign, IfaceError>;
+    /// The number of the namespace that an open file stands for.
+    fn namespace_of(&mut self, file: BorrowedFd<'_>) -> io::Result<Option<Nsid>>;
+}
+
+/// An answer about a veth, and what it was an answer to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Answer {
+    peer: (Nsid, u32),
+    behind: Behind,
+}
+
+type Answers = BTreeMap<u32, Answer>;
+
+/// Reads the interfaces of one network namespace: that of the thread which
+/// created it.
+///
+/// Blocks for the time of the netlink dumps, about a millisecond, longer while
+/// somebody else holds the kernel's network configuration lock.
+#[derive(Debug)]
+pub struct Scanner {
+    kernel: QuestionSocket,
+    netns_dir: Option<PathBuf>,
+    answers: Answers,
+}
+
+impl Scanner {
+    /// Opens the socket. With `netns_dir`, only veths into the namespaces bound
+    /// in that folder are looked behind.
+    ///
+    /// # Errors
+    /// [`IfaceError::Call`] when netlink is not to be had.
+    pub fn new(netns_dir: Option<PathBuf>) -> Result<Self, IfaceError> {
+        Ok(Self {
+            kernel: QuestionSocket::open()?,
+            netns_dir,
+            answers: Answers::new(),
+        })
+    }
+
+    /// Reads everything.
+    ///
+    /// # Errors
+    /// As [`Scanner::scan`].
+    pub fn snapshot(&mut self) -> Result<Snapshot, IfaceError> {
+        self.scan(&Change::everything())
+    }
+
+    /// Reads what `change` names and every link; what is behind other veths is
+    /// taken from the last scan if they still lead to the same peer.
+    ///
+    /// # Errors
+    /// [`IfaceError`] when links or own addresses cannot be read; keep what is
+    /// in force and scan again at the next change. A veth that cannot be looked
+    /// behind is no error but [`Behind::Unsettled`] or [`Behind::Denied`].
+    pub fn scan(&mut self, change: &Change) -> Result<Snapshot, IfaceError> {
+        let mut kept = std::mem::take(&mut self.answers);
+        if change.everything {
+            kept.clear();
+        }
+        kept.retain(|_, answer| !change.namespaces.contains(&answer.peer.0));
+        let (snapshot, answers) = scan(&mut self.kernel, self.netns_dir.as_deref(), kept)?;
+        self.answers = answers;
+        Ok(snapshot)
+    }
+}
+
+fn scan(
+    kernel: &mut impl Kernel,
+    netns_dir: Option<&std::path::Path>,
+    mut answers: Answers,
+) -> Result<(Snapshot, Answers), IfaceError> {
+    let mut links = kernel.links()?;
+    let mut folder = None;
+    for _ in 0..ROUNDS {
+        if let Some(dir) = netns_dir {
+            // After the links: listing them gives each namespace its number.
+            folder = Some(netns_dir::read(dir, |file| kernel.namespace_of(file))?);
+        }
+        let wanted = folder.as_ref().map(|folder| &folder.namespaces);
+        answers.retain(|index, answer| {
+            links.get(index).and_then(Link::foreign_peer) == Some(answer.peer)
+                && answer.behind != Behind::Filtered
+                && wanted.is_none_or(|wanted| wanted.contains_key(&answer.peer.0))
+        });
+        let mut open = unanswered(&links, &answers);
+        if let Some(wanted) = wanted {
+            open.retain(|namespace, _| wanted.contains_key(namespace));
+        }
+        if open.is_empty() {
+            break;
+        }
+        for (namespace, veths) in &open {
+            look_behind(kernel, *namespace, veths, &mut answers)?;
+        }
+        links = kernel.links()?;
+        answers.retain(|index, answer| {
+            links.get(index).and_then(Link::foreign_peer) == Some(answer.peer)
+        });
+    }
+    let own_addresses = kernel.own_addresses()?;
+    let behind = links
+        .values()
+        .filter_map(|link| Some((link.index, link.foreign_peer()?.0)))
+        .map(|(index, namespace)| {
+            let filtered = folder
+                .as_ref()
+                .is_some_and(|folder| !folder.namespaces.contains_key(&namespace));
+            let behind = match answers.get(&index) {
+                Some(answer) => answer.behind.clone(),
+                None if filtered => Behind::Filtered,
+                None => Behind::Unsettled,
+            };
+            (index, behind)
+        })
+        .collect();
+    let (named_namespaces, problems) = match folder {
+        Some(folder) => (Some(folder.namespaces), folder.problems),
+        None => (None, Vec::new()),
+    };
+    let snapshot = Snapshot {
+        links,
+        own_addresses,
+        behind,
+        named_namespaces,
+        problems,
+    };
+    Ok((snapshot, answers))
+}
+
+/// The veths that lead elsewhere and have no answer, by namespace: own index
+/// and the peer's.
+fn unanswered(links: &BTreeMap<u32, Link>, answers: &Answers) -> BTreeMap<Nsid, Vec<(u32, u32)>> {
+    let mut open = BTreeMap::<_, Vec<_>>::new();
+    for link in links.values() {
+        if let Some((namespace, peer)) = link.foreign_peer()
+            && !answers.contains_key(&link.index)
+        {
+            open.entry(namespace).or_default().push((link.index, peer));
+        }
+    }
+    open
+}
+
+/// Asks for the addresses behind `veths`, which all lead into `namespace`.
+fn look_behind(
+    kernel: &mut impl Kernel,
+    namespace: Nsid,
+    veths: &[(u32, u32)],
+    answers: &mut Answers,
+) -> Result<(), IfaceError> {
+    // The usual case asks for one interface only, so that what a pod builds
+    // inside its namespace does not slow down the node. Several veths into one
+    // namespace share one answer.
+    let mut whole = None;
+    let one = match veths {
+        [(_, peer)] => Some(kernel.addresses_in(namespace, Some(*peer))?),
+        _ => None,
+    };
+    for (index, peer) in veths {
+        let first = match &one {
+            Some(answer) => answer,
+            None => cached(&mut whole, kernel, namespace)?,
+        };
+        let behind = match first {
+            Foreign::Unsettled => continue,
+            Foreign::Denied => Behind::Denied,
+            Foreign::Addresses(rows) => {
+                let on_peer = sorted(rows.iter().filter(|(at, _)| at == peer));
+                let settled = on_peer
+                    .iter()
+                    .any(|address| AddressClass::of(*address) == AddressClass::Global);
+                let beside = if settled {
+                    Vec::new()
+                } else {
+                    match cached(&mut whole, kernel, namespace)? {
+                        Foreign::Addresses(rows) => {
+                            sorted(rows.iter().filter(|(at, _)| at != peer))
+                        }
+                        Foreign::Unsettled | Foreign::Denied => continue,
+                    }
+                };
+                Behind::Addresses(PeerAddresses { on_peer, beside })
+            }
+        };
+        let peer = (namespace, *peer);
+        answers.insert(*index, Answer { peer, behind });
+    }
+    Ok(())
+}
+
+/// All addresses of `namespace`, asked for once.
+fn cached<'a>(
+    whole: &'a mut Option<Foreign>,
+    kernel: &mut impl Kernel,
+    namespace: Nsid,
+) -> Result<&'a Foreign, IfaceError> {
+    Ok(match whole {
+        Some(answer) => answer,
+        None => whole.insert(kernel.addresses_in(namespace, None)?),
+    })
+}
+
+fn sorted<'a>(rows: impl Iterator<Item = &'a (u32, IpAddr)>) -> Vec<IpAddr> {
+    rows.map(|(_, address)| *address)
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

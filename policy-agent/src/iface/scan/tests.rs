@@ -1,0 +1,232 @@
+//! Scans of a kernel made of tables, which changes between two questions.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+    net::IpAddr,
+    os::fd::BorrowedFd,
+};
+
+use super::{Answers, Foreign, Kernel, scan};
+use crate::iface::{
+    error::IfaceError,
+    snapshot::{Behind, Link, LinkKind, Nsid, OwnAddress, Peer, PeerAddresses},
+};
+
+/// Answers from tables. Each listing of links takes the next list; the last
+/// one stays.
+#[derive(Default)]
+struct Tables {
+    links: VecDeque<Vec<Link>>,
+    addresses: BTreeMap<Nsid, Vec<(u32, IpAddr)>>,
+    denied: Vec<Nsid>,
+    asked: Vec<(Nsid, Option<u32>)>,
+}
+
+impl Kernel for Tables {
+    fn links(&mut self) -> Result<BTreeMap<u32, Link>, IfaceError> {
+        let now = if self.links.len() > 1 {
+            self.links.pop_front()
+        } else {
+            self.links.front().cloned()
+        };
+        let links = now.unwrap_or_default();
+        Ok(links.into_iter().map(|link| (link.index, link)).collect())
+    }
+
+    fn own_addresses(&mut self) -> Result<Vec<OwnAddress>, IfaceError> {
+        Ok(Vec::new())
+    }
+
+    fn addresses_in(
+        &mut self,
+        namespace: Nsid,
+        interface: Option<u32>,
+    ) -> Result<Foreign, IfaceError> {
+        self.asked.push((namespace, interface));
+        if self.denied.contains(&namespace) {
+            return Ok(Foreign::Denied);
+        }
+        Ok(match self.addresses.get(&namespace) {
+            None => Foreign::Unsettled,
+            Some(rows) => Foreign::Addresses(
+                rows.iter()
+                    .filter(|(at, _)| interface.is_none_or(|wanted| *at == wanted))
+                    .copied()
+                    .collect(),
+            ),
+        })
+    }
+
+    fn namespace_of(&mut self, _file: BorrowedFd<'_>) -> io::Result<Option<Nsid>> {
+        Ok(None)
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("a literal address")
+}
+
+fn veth(index: u32, namespace: u32, peer: u32) -> Link {
+    Link {
+        index,
+        name: format!("veth{index}"),
+        kind: LinkKind::Veth,
+        peer: Peer::Elsewhere {
+            namespace: Nsid(namespace),
+            index: peer,
+        },
+        master: None,
+        up: true,
+    }
+}
+
+fn on_peer(addresses: &[&str]) -> Behind {
+    Behind::Addresses(PeerAddresses {
+        on_peer: addresses.iter().map(|text| ip(text)).collect(),
+        beside: Vec::new(),
+    })
+}
+
+fn behind(tables: &mut Tables) -> BTreeMap<u32, Behind> {
+    let (snapshot, _) = scan(tables, None, Answers::new()).expect("tables do not fail");
+    snapshot.behind
+}
+
+#[test]
+fn one_veth_asks_for_its_peer_alone() {
+    let mut tables = Tables {
+        links: [vec![veth(5, 0, 2)]].into(),
+        addresses: [(Nsid(0), vec![(1, ip("127.0.0.1")), (2, ip("10.0.0.2"))])].into(),
+        ..Tables::default()
+    };
+    assert_eq!(behind(&mut tables), [(5, on_peer(&["10.0.0.2"]))].into());
+    assert_eq!(tables.asked, [(Nsid(0), Some(2))]);
+}
+
+#[test]
+fn several_veths_into_one_namespace_share_one_question() {
+    let mut tables = Tables {
+        links: [vec![veth(5, 0, 2), veth(6, 0, 3)]].into(),
+        addresses: [(Nsid(0), vec![(2, ip("10.0.0.2")), (3, ip("10.0.0.3"))])].into(),
+        ..Tables::default()
+    };
+    let expect = [(5, on_peer(&["10.0.0.2"])), (6, on_peer(&["10.0.0.3"]))];
+    assert_eq!(behind(&mut tables), expect.into());
+    assert_eq!(tables.asked, [(Nsid(0), None)]);
+}
+
+#[test]
+fn a_peer_without_a_global_address_shows_what_is_beside_it() {
+    let rows = vec![(1, ip("::1")), (2, ip("fe80::2")), (3, ip("10.0.0.2"))];
+    let mut tables = Tables {
+        links: [vec![veth(5, 0, 2)]].into(),
+        addresses: [(Nsid(0), rows)].into(),
+        ..Tables::default()
+    };
+    let expect = Behind::Addresses(PeerAddresses {
+        on_peer: vec![ip("fe80::2")],
+        beside: vec![ip("10.0.0.2"), ip("::1")],
+    });
+    assert_eq!(behind(&mut tables), [(5, expect)].into());
+}
+
+#[test]
+fn an_answer_for_a_number_that_changed_hands_does_not_count() {
+    // Veth 5 led to number 0, which then became another pod's.
+    let dying = Link {
+        peer: Peer::Unknown,
+        ..veth(5, 0, 2)
+    };
+    let mut tables = Tables {
+        links: [
+            vec![veth(5, 0, 2)],
+            vec![dying.clone(), veth(6, 0, 2)],
+            vec![dying, veth(6, 0, 2)],
+        ]
+        .into(),
+        addresses: [(Nsid(0), vec![(2, ip("10.0.0.66"))])].into(),
+        ..Tables::default()
+    };
+    assert_eq!(behind(&mut tables), [(6, on_peer(&["10.0.0.66"]))].into());
+}
+
+#[test]
+fn a_veth_born_during_the_scan_is_looked_behind_too() {
+    let later = vec![veth(5, 0, 2), veth(6, 1, 2)];
+    let mut tables = Tables {
+        links: [vec![veth(5, 0, 2)], later].into(),
+        addresses: [
+            (Nsid(0), vec![(2, ip("10.0.0.2"))]),
+            (Nsid(1), vec![(2, ip("10.0.0.3"))]),
+        ]
+        .into(),
+        ..Tables::default()
+    };
+    let expect = [(5, on_peer(&["10.0.0.2"])), (6, on_peer(&["10.0.0.3"]))];
+    assert_eq!(behind(&mut tables), expect.into());
+    assert_eq!(tables.asked.len(), 2);
+}
+
+#[test]
+fn what_never_settles_is_said_to_be_unsettled_and_others_are_not_harmed() {
+    let mut tables = Tables {
+        links: [vec![veth(5, 0, 2), veth(6, 1, 2)]].into(),
+        addresses: [(Nsid(1), vec![(2, ip("10.0.0.3"))])].into(),
+        ..Tables::default()
+    };
+    let expect = [(5, Behind::Unsettled), (6, on_peer(&["10.0.0.3"]))];
+    assert_eq!(behind(&mut tables), expect.into());
+}
+
+#[test]
+fn a_refusal_concerns_one_namespace_and_is_asked_once() {
+    let mut tables = Tables {
+        links: [vec![veth(5, 0, 2), veth(6, 1, 2)]].into(),
+        addresses: [(Nsid(1), vec![(2, ip("10.0.0.3"))])].into(),
+        denied: vec![Nsid(0)],
+        ..Tables::default()
+    };
+    let expect = [(5, Behind::Denied), (6, on_peer(&["10.0.0.3"]))];
+    assert_eq!(behind(&mut tables), expect.into());
+    assert_eq!(tables.asked.len(), 2);
+}
+
+#[test]
+fn links_without_a_foreign_end_are_not_looked_behind() {
+    let here = Link {
+        peer: Peer::Here(6),
+        ..veth(5, 0, 2)
+    };
+    let vlan = Link {
+        kind: LinkKind::Other("vlan".into()),
+        ..veth(7, 0, 2)
+    };
+    let mut tables = Tables {
+        links: [vec![here, vlan]].into(),
+        ..Tables::default()
+    };
+    assert_eq!(behind(&mut tables), BTreeMap::new());
+    assert_eq!(tables.asked, []);
+}
+
+#[test]
+fn kept_answers_are_not_asked_again_unless_the_veth_leads_elsewhere() {
+    let mut tables = Tables {
+        links: [vec![veth(5, 0, 2), veth(6, 1, 2)]].into(),
+        addresses: [
+            (Nsid(0), vec![(2, ip("10.0.0.2"))]),
+            (Nsid(1), vec![(2, ip("10.0.0.3"))]),
+            (Nsid(2), vec![(2, ip("10.0.0.4"))]),
+        ]
+        .into(),
+        ..Tables::default()
+    };
+    let (_, kept) = scan(&mut tables, None, Answers::new()).expect("tables do not fail");
+    tables.asked.clear();
+    tables.links = [vec![veth(5, 0, 2), veth(6, 2, 2)]].into();
+    let (snapshot, _) = scan(&mut tables, None, kept).expect("tables do not fail");
+    let expect = [(5, on_peer(&["10.0.0.2"])), (6, on_peer(&["10.0.0.4"]))];
+    assert_eq!(snapshot.behind, expect.into());
+    assert_eq!(tables.asked, [(Nsid(2), Some(2))]);
+}

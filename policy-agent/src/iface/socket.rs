@@ -1,0 +1,270 @@
+//! A route netlink socket for questions: send, collect the whole answer, ask
+//! again when the table changed meanwhile.
+//!
+//! Blocking, but only on the kernel, and with a limit. What the answers mean is
+//! decided in `scan`; the bytes are `wire`'s.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+    time::Duration,
+};
+
+use netlink_packet_core::{DecodeError, NLM_F_DUMP_INTR};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use rustix::{
+    io::Errno,
+    net::{
+        RecvFlags,
+        sockopt::{Timeout, set_socket_timeout},
+    },
+};
+
+use super::{
+    error::IfaceError,
+    scan::{Foreign, Kernel},
+    snapshot::{AddressClass, Link, Nsid, OwnAddress},
+    wire::{self, Part},
+};
+
+/// How often a table is read again because it changed under the reader. A node
+/// that starts 100 pods at once changes its links every millisecond or so; a
+/// read takes less.
+const ATTEMPTS: u32 = 20;
+
+/// The kernel answers at once, except while it holds the lock of the network
+/// configuration for somebody else.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+/// The kernel fills at most 32 KiB at a time (netlink_dump in
+/// net/netlink/af_netlink.c); twice that never truncates.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// Questions to the kernel about the namespace in which it was opened.
+#[derive(Debug)]
+pub(super) struct QuestionSocket {
+    socket: Socket,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+/// Why a question has no answer.
+enum Failure {
+    /// The kernel answered with this error number.
+    Kernel(Errno),
+    /// Anything else.
+    Fatal(IfaceError),
+}
+
+impl Failure {
+    fn or_call(self, what: &'static str) -> IfaceError {
+        match self {
+            Self::Kernel(errno) => IfaceError::call(what, errno.into()),
+            Self::Fatal(error) => error,
+        }
+    }
+}
+
+impl QuestionSocket {
+    pub(super) fn open() -> Result<Self, IfaceError> {
+        const WHAT: &str = "open a route netlink socket";
+        let fail = |source| IfaceError::call(WHAT, source);
+        let mut socket = Socket::new(NETLINK_ROUTE).map_err(fail)?;
+        socket.bind_auto().map_err(fail)?;
+        socket.connect(&SocketAddr::new(0, 0)).map_err(fail)?;
+        // Without it the kernel ignores IFA_TARGET_NETNSID in a dump and lists
+        // the agent's own addresses instead.
+        socket
+            .set_netlink_get_strict_chk(true)
+            .map_err(|source| IfaceError::call("ask netlink to check requests strictly", source))?;
+        set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_LIMIT))
+            .map_err(|errno| fail(errno.into()))?;
+        Ok(Self {
+            socket,
+            sequence: 0,
+            buffer: vec![0; BUFFER_BYTES],
+        })
+    }
+
+    fn send(
+        &mut self,
+        what: &'static str,
+        question: RouteNetlinkMessage,
+        dump: bool,
+    ) -> Result<(), Failure> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let bytes = wire::encode(question, dump, self.sequence);
+        match self.socket.send(&bytes, 0) {
+            Ok(_) => Ok(()),
+            Err(source) => Err(Failure::Fatal(IfaceError::call(what, source))),
+        }
+    }
+
+    /// Reads datagrams until `take` says that the answer is complete. Parts of
+    /// older, abandoned answers are skipped.
+    fn receive(
+        &mut self,
+        what: &'static str,
+        mut take: impl FnMut(&Part<'_>) -> Result<bool, Failure>,
+    ) -> Result<(), Failure> {
+        let decode = |error: DecodeError| Failure::Fatal(IfaceError::answer(what, error));
+        loop {
+            // With TRUNC the real length is returned, also if it did not fit.
+            let received = rustix::io::retry_on_intr(|| {
+                rustix::net::recv(&self.socket, &mut self.buffer[..], RecvFlags::TRUNC)
+            });
+            let length = match received {
+                Ok((_, length)) => length,
+                Err(errno) => {
+                    let source = if errno == Errno::AGAIN {
+                        io::Error::new(io::ErrorKind::TimedOut, "no answer from the kernel")
+                    } else {
+                        errno.into()
+                    };
+                    return Err(Failure::Fatal(IfaceError::call(what, source)));
+                }
+            };
+            let Some(datagram) = self.buffer.get(..length) else {
+                let detail = format!("an answer of {length} bytes does not fit");
+                return Err(Failure::Fatal(IfaceError::answer(what, detail)));
+            };
+            for part in wire::parts(datagram) {
+                let part = part.map_err(decode)?;
+                if part.sequence != self.sequence {
+                    continue;
+                }
+                if matches!(part.kind, wire::NLMSG_ERROR | wire::NLMSG_DONE) {
+                    let number = wire::error_number(&part).map_err(decode)?;
+                    if number != 0 {
+                        return Err(Failure::Kernel(Errno::from_raw_os_error(number)));
+                    }
+                }
+                if take(&part)? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// A whole table, read without an interruption: `None` when every attempt
+    /// was interrupted.
+    fn dump<T>(
+        &mut self,
+        what: &'static str,
+        question: &RouteNetlinkMessage,
+        kind: u16,
+        decode: impl Fn(&[u8]) -> Result<Option<T>, DecodeError>,
+    ) -> Result<Option<Vec<T>>, Failure> {
+        for _ in 0..ATTEMPTS {
+            let mut rows = Vec::new();
+            let mut interrupted = false;
+            self.send(what, question.clone(), true)?;
+            self.receive(what, |part| {
+                interrupted |= part.flags & NLM_F_DUMP_INTR != 0;
+                if part.kind == kind {
+                    let row = decode(part.payload)
+                        .map_err(|error| Failure::Fatal(IfaceError::answer(what, error)))?;
+                    rows.extend(row);
+                }
+                Ok(part.kind == wire::NLMSG_DONE)
+            })?;
+            if !interrupted {
+                return Ok(Some(rows));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Kernel for QuestionSocket {
+    fn links(&mut self) -> Result<BTreeMap<u32, Link>, IfaceError> {
+        const WHAT: &str = "list the links (RTM_GETLINK)";
+        let decode = |payload: &[u8]| wire::link(payload).map(Some);
+        self.dump(WHAT, &wire::links_question(), wire::RTM_NEWLINK, decode)
+            .map_err(|failure| failure.or_call(WHAT))?
+            .map(|links| links.into_iter().map(|link| (link.index, link)).collect())
+            .ok_or(IfaceError::Interrupted {
+                what: WHAT,
+                attempts: ATTEMPTS,
+            })
+    }
+
+    fn own_addresses(&mut self) -> Result<Vec<OwnAddress>, IfaceError> {
+        const WHAT: &str = "list the node's addresses (RTM_GETADDR)";
+        let question = wire::addresses_question(None, None);
+        let records = self
+            .dump(WHAT, &question, wire::RTM_NEWADDR, wire::address)
+            .map_err(|failure| failure.or_call(WHAT))?
+            .ok_or(IfaceError::Interrupted {
+                what: WHAT,
+                attempts: ATTEMPTS,
+            })?;
+        let mut own: Vec<_> = records
+            .into_iter()
+            .map(|record| OwnAddress {
+                address: record.address,
+                interface: record.interface,
+                prefix_len: record.prefix_len,
+                class: AddressClass::of(record.address),
+            })
+            .collect();
+        own.sort_unstable();
+        Ok(own)
+    }
+
+    fn addresses_in(
+        &mut self,
+        namespace: Nsid,
+        interface: Option<u32>,
+    ) -> Result<Foreign, IfaceError> {
+        const WHAT: &str = "list the addresses of another namespace (RTM_GETADDR)";
+        let question = wire::addresses_question(Some(namespace), interface);
+        let records = match self.dump(WHAT, &question, wire::RTM_NEWADDR, wire::address) {
+            Ok(Some(records)) => records,
+            Ok(None) => return Ok(Foreign::Unsettled),
+            // rtnl_get_net_ns_capable (net/core/rtnetlink.c): an id that nobody
+            // has any more is EINVAL, an interface that is gone ENODEV.
+            Err(Failure::Kernel(Errno::INVAL | Errno::NODEV | Errno::NXIO)) => {
+                return Ok(Foreign::Unsettled);
+            }
+            Err(Failure::Kernel(Errno::ACCESS | Errno::PERM)) => return Ok(Foreign::Denied),
+            Err(failure) => return Err(failure.or_call(WHAT)),
+        };
+        // The kernel repeats the namespace in each row if it has heeded it.
+        // Rows of another namespace would give one pod's address to another.
+        if records.iter().any(|row| row.namespace != Some(namespace)) {
+            let detail = "the kernel answered for another namespace than was asked; \
+                          it must be 4.20 or later";
+            return Err(IfaceError::answer(WHAT, detail));
+        }
+        Ok(Foreign::Addresses(
+            records
+                .into_iter()
+                .filter(|row| interface.is_none_or(|wanted| row.interface == wanted))
+                .map(|row| (row.interface, row.address))
+                .collect(),
+        ))
+    }
+
+    fn namespace_of(&mut self, file: BorrowedFd<'_>) -> io::Result<Option<Nsid>> {
+        const WHAT: &str = "ask for a namespace's id (RTM_GETNSID)";
+        let mut found = None;
+        let question = wire::nsid_question(file.as_raw_fd());
+        let answered = self.send(WHAT, question, false).and_then(|()| {
+            self.receive(WHAT, |part| {
+                if part.kind == wire::RTM_NEWNSID {
+                    found = wire::nsid(part.payload)
+                        .map_err(|error| Failure::Fatal(IfaceError::answer(WHAT, error)))?;
+                }
+                Ok(true)
+            })
+        });
+        match answered {
+            Ok(()) => Ok(found),
+            Err(Failure::Kernel(errno)) => Err(errno.into()),
+            Err(Failure::Fatal(error)) => Err(io::Error::other(error)),
+        }
+    }
+}
