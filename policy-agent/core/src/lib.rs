@@ -13,3 +13,4 @@ pub mod desired;
 pub mod diagnostic;
 pub mod model;
 pub mod ops;
+pub mod store;
