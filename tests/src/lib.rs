@@ -1,3 +1,5 @@
 //! The project's own test bed; each module says what it is for and what it may rely on.
 
+pub mod generate;
+pub mod lab;
 pub mod reference;

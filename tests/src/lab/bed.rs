@@ -1,0 +1,674 @@
+//! The lab itself: a node, pods wired to it as CNIs do, hosts outside.
+//!
+//! ```text
+//!  pod --veth-- node: bridge with gateway addresses          (Bridged)
+//!  pod --veth-- node: /32 and /128 routes, link-local gateway (Routed)
+//!                 |
+//!               eth0 (a veth too) -- fabric: bridge -- outside hosts
+//! ```
+//!
+//! The node's addresses are on its uplink. The node's ends of the pods' veths
+//! have names without any pattern. Neighbour discovery happens for real;
+//! duplicate address detection, router advertisements, redirects and reverse
+//! path filters are off, as are the kernel's rate limits for ICMP errors.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use super::clock::wait_for;
+use super::host::{Host, Inner, Mac};
+use super::ip::ip;
+use super::netns::Netns;
+use super::process::NodeProcess;
+use super::{stale, sys};
+
+/// The interface inside every namespace but the fabric.
+const INTERFACE: &str = "eth0";
+
+/// What routed pods use as gateway (the address that ptp-like CNIs choose).
+const LINK_LOCAL_GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+const LINK_LOCAL_GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// The node's bridge.
+const BRIDGE: &str = "cni0";
+
+/// A veth's link comes up within microseconds; this bounds a loaded machine.
+const LINK_UP: Duration = Duration::from_secs(10);
+
+static NEXT_LAB: AtomicU32 = AtomicU32::new(0);
+
+/// How pods are joined to the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wiring {
+    /// The node's ends are ports of a bridge that holds the gateway addresses.
+    /// Pods inside [`Plan::pods`] reach each other on the link.
+    Bridged,
+    /// The node has a host route for each pod; every packet is routed.
+    Routed,
+}
+
+/// Addresses of a lab.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// The node's own addresses, on its uplink.
+    pub node: (Ipv4Addr, Ipv6Addr),
+    /// Networks of a bridge; the gateway is the first address of each.
+    pub pods: (Ipv4Net, Ipv6Net),
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        let v4 = Ipv4Net::new(Ipv4Addr::new(10, 244, 0, 0), 16).expect("16 <= 32");
+        let v6 = Ipv6Net::new(Ipv6Addr::new(0xfd10, 0x244, 0, 0, 0, 0, 0, 0), 64);
+        Self {
+            node: (
+                Ipv4Addr::new(192, 168, 77, 10),
+                Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x10),
+            ),
+            pods: (v4, v6.expect("64 <= 128")),
+        }
+    }
+}
+
+impl Plan {
+    fn gateway(&self) -> (Ipv4Addr, Ipv6Addr) {
+        let first = "a network has addresses";
+        let (v4, v6) = self.pods;
+        (
+            v4.hosts().next().expect(first),
+            // The first one is the anycast address of the routers.
+            v6.hosts().nth(1).expect(first),
+        )
+    }
+}
+
+/// A node with pods and outside hosts. Dropping it ends the processes that it
+/// started and removes its namespaces, links and files.
+pub struct Lab {
+    dir: PathBuf,
+    wiring: Wiring,
+    plan: Plan,
+    node: Host,
+    fabric: Netns,
+    bridge_mac: Mac,
+    pods: BTreeMap<String, Host>,
+    outside: BTreeMap<String, Host>,
+    processes: Vec<NodeProcess>,
+    names: RandomState,
+    named: u64,
+}
+
+impl Lab {
+    /// A lab with the default [`Plan`]. `name` only appears in paths.
+    ///
+    /// # Errors
+    /// Says which step failed; what was made until then is removed.
+    pub fn new(name: &str, wiring: Wiring) -> Result<Self> {
+        Self::with_plan(name, wiring, Plan::default())
+    }
+
+    /// A lab with the given addresses.
+    ///
+    /// # Errors
+    /// As [`Lab::new`].
+    pub fn with_plan(name: &str, wiring: Wiring, plan: Plan) -> Result<Self> {
+        stale::sweep();
+        let number = NEXT_LAB.fetch_add(1, Ordering::Relaxed);
+        let dir = stale::parent_dir().join(stale::dir_name(number, name));
+        let made = Self::build(&dir, wiring, plan);
+        if made.is_err() {
+            // The namespaces went with their values; the error above counts more.
+            let _ = fs::remove_dir_all(&dir);
+        }
+        made.with_context(|| format!("set up lab {name}"))
+    }
+
+    fn build(dir: &Path, wiring: Wiring, plan: Plan) -> Result<Self> {
+        for part in ["netns", "hosts", "logs"] {
+            let path = dir.join(part);
+            fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
+        }
+        stale::claim(dir)?;
+        let names = RandomState::new();
+        let (node_mac, bridge_mac) = (
+            Mac::local(names.hash_one("node")),
+            Mac::local(names.hash_one("bridge")),
+        );
+        let fabric = Netns::create(&dir.join("hosts/fabric"))?;
+        common_settings(&fabric)?;
+        ip(
+            &fabric,
+            &bridge_commands("lan", Mac::local(names.hash_one("lan"))),
+        )?;
+        let netns = Netns::create(&dir.join("hosts/node"))?;
+        common_settings(&netns)?;
+        netns.sysctls(
+            &[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")],
+            false,
+        )?;
+        netns.sysctls(
+            &[
+                ("bridge/bridge-nf-call-iptables", "0"),
+                ("bridge/bridge-nf-call-ip6tables", "0"),
+                ("bridge/bridge-nf-call-arptables", "0"),
+            ],
+            true,
+        )?;
+        let (v4, v6) = plan.node;
+        ip(
+            &fabric,
+            &[
+                format!(
+                    "link add uplink type veth peer name {INTERFACE} address {node_mac} netns {}",
+                    netns.path().display()
+                ),
+                "link set uplink master lan up".into(),
+            ],
+        )?;
+        let mut commands = vec![
+            "link set lo up".to_owned(),
+            format!("addr add {v4}/32 dev {INTERFACE}"),
+            format!("link set {INTERFACE} up"),
+            format!("addr add {v6}/128 dev {INTERFACE} nodad"),
+        ];
+        if wiring == Wiring::Bridged {
+            let (gateway_v4, gateway_v6) = plan.gateway();
+            let (net_v4, net_v6) = plan.pods;
+            commands.extend(bridge_commands(BRIDGE, bridge_mac));
+            commands.extend([
+                format!("addr add {gateway_v4}/{} dev {BRIDGE}", net_v4.prefix_len()),
+                format!(
+                    "addr add {gateway_v6}/{} dev {BRIDGE} nodad",
+                    net_v6.prefix_len()
+                ),
+            ]);
+        }
+        ip(&netns, &commands)?;
+        wait_running(&netns, INTERFACE)?;
+        wait_running(&fabric, "uplink")?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            wiring,
+            plan,
+            node: Host::new(Inner {
+                name: "node".into(),
+                v4: Some(v4),
+                v6: Some(v6),
+                netns,
+                interface: INTERFACE.into(),
+                node_interface: None,
+                mac: node_mac,
+                gateway_mac: None,
+            }),
+            fabric,
+            bridge_mac,
+            pods: BTreeMap::new(),
+            outside: BTreeMap::new(),
+            processes: Vec::new(),
+            names,
+            named: 0,
+        })
+    }
+
+    /// The node; its addresses are those of its uplink.
+    pub fn node(&self) -> &Host {
+        &self.node
+    }
+
+    /// The wiring this lab was made with.
+    pub fn wiring(&self) -> Wiring {
+        self.wiring
+    }
+
+    /// The addresses this lab was made with.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The lab's own folder, for manifests, run directories and the like.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The folder in which the pods' namespaces are mounted, and nothing else.
+    pub fn netns_dir(&self) -> PathBuf {
+        self.dir.join("netns")
+    }
+
+    /// Every address of the node that a pod may see, gateways included.
+    pub fn node_addresses(&self) -> Vec<IpAddr> {
+        let (v4, v6) = self.plan.node;
+        let (gateway_v4, gateway_v6) = match self.wiring {
+            Wiring::Bridged => self.plan.gateway(),
+            Wiring::Routed => (LINK_LOCAL_GATEWAY_V4, LINK_LOCAL_GATEWAY_V6),
+        };
+        vec![v4.into(), v6.into(), gateway_v4.into(), gateway_v6.into()]
+    }
+
+    /// A pod that exists.
+    ///
+    /// # Panics
+    /// When there is none of that name.
+    pub fn get(&self, name: &str) -> &Host {
+        self.pods
+            .get(name)
+            .unwrap_or_else(|| panic!("the lab has no pod {name}"))
+    }
+
+    /// All pods in the order of their names.
+    pub fn pods(&self) -> impl Iterator<Item = &Host> {
+        self.pods.values()
+    }
+
+    /// Creates a pod `namespace/name`, wired and reachable on return.
+    ///
+    /// # Errors
+    /// Says which step failed; the pod does not exist then.
+    pub fn pod(
+        &mut self,
+        name: &str,
+        v4: impl Into<Option<Ipv4Addr>>,
+        v6: impl Into<Option<Ipv6Addr>>,
+    ) -> Result<Host> {
+        ensure!(!self.pods.contains_key(name), "pod {name} exists already");
+        let node_interface = self.free_name();
+        let made = self.build_pod(name, &node_interface, v4.into(), v6.into());
+        if made.is_err() {
+            // It may have been created or not; the error above counts more.
+            let _ = self.delete_link(&node_interface);
+        }
+        let host = made.with_context(|| format!("create pod {name}"))?;
+        self.pods.insert(name.to_owned(), host.clone());
+        Ok(host)
+    }
+
+    fn build_pod(
+        &self,
+        name: &str,
+        node_interface: &str,
+        v4: Option<Ipv4Addr>,
+        v6: Option<Ipv6Addr>,
+    ) -> Result<Host> {
+        let file = name.replace('/', "_");
+        let netns = Netns::create(&self.dir.join("netns").join(file))?;
+        common_settings(&netns)?;
+        let mac = self.mac_of(v4, v6);
+        let gateway_mac = match self.wiring {
+            Wiring::Bridged => self.bridge_mac,
+            Wiring::Routed => Mac::local(self.names.hash_one(node_interface)),
+        };
+        let (node_commands, pod_commands) = match self.wiring {
+            Wiring::Bridged => self.bridged(node_interface, v4, v6),
+            Wiring::Routed => self.routed(node_interface, gateway_mac, v4, v6),
+        };
+        let mut commands = vec![format!(
+            "link add {node_interface} type veth peer name {INTERFACE} address {mac} netns {}",
+            netns.path().display()
+        )];
+        commands.extend(node_commands);
+        ip(self.node.netns(), &commands)?;
+        ip(&netns, &pod_commands)?;
+        wait_running(&netns, INTERFACE)?;
+        wait_running(self.node.netns(), node_interface)?;
+        Ok(Host::new(Inner {
+            name: name.to_owned(),
+            v4,
+            v6,
+            netns,
+            interface: INTERFACE.into(),
+            node_interface: Some(node_interface.to_owned()),
+            mac,
+            gateway_mac: Some(gateway_mac),
+        }))
+    }
+
+    /// Commands for the node and for a pod on the bridge.
+    fn bridged(
+        &self,
+        node_interface: &str,
+        v4: Option<Ipv4Addr>,
+        v6: Option<Ipv6Addr>,
+    ) -> (Vec<String>, Vec<String>) {
+        let (net_v4, net_v6) = self.plan.pods;
+        let (gateway_v4, gateway_v6) = self.plan.gateway();
+        let mut node = vec![format!("link set {node_interface} master {BRIDGE} up")];
+        let mut pod = vec!["link set lo up".to_owned()];
+        if let Some(v4) = v4 {
+            let on_link = net_v4.contains(&v4);
+            let length = if on_link { net_v4.prefix_len() } else { 32 };
+            pod.push(format!("addr add {v4}/{length} dev {INTERFACE}"));
+            if !on_link {
+                node.push(format!(
+                    "route replace {v4}/32 dev {BRIDGE} src {gateway_v4}"
+                ));
+            }
+        }
+        pod.push(format!("link set {INTERFACE} up"));
+        if v4.is_some() {
+            pod.push(format!(
+                "route add default via {gateway_v4} dev {INTERFACE} onlink"
+            ));
+        }
+        if let Some(v6) = v6 {
+            let on_link = net_v6.contains(&v6);
+            let length = if on_link { net_v6.prefix_len() } else { 128 };
+            pod.push(format!("addr add {v6}/{length} dev {INTERFACE} nodad"));
+            if !on_link {
+                node.push(format!(
+                    "route replace {v6}/128 dev {BRIDGE} src {gateway_v6}"
+                ));
+            }
+            pod.push(format!(
+                "route add default via {gateway_v6} dev {INTERFACE} onlink"
+            ));
+        }
+        (node, pod)
+    }
+
+    /// Commands for the node and for a pod with host routes.
+    fn routed(
+        &self,
+        node_interface: &str,
+        gateway_mac: Mac,
+        v4: Option<Ipv4Addr>,
+        v6: Option<Ipv6Addr>,
+    ) -> (Vec<String>, Vec<String>) {
+        let (node_v4, node_v6) = self.plan.node;
+        let mut node = vec![
+            format!("link set {node_interface} address {gateway_mac}"),
+            format!("addr add {LINK_LOCAL_GATEWAY_V4}/32 dev {node_interface} scope link"),
+            format!("link set {node_interface} up"),
+            format!("addr add {LINK_LOCAL_GATEWAY_V6}/64 dev {node_interface} nodad"),
+        ];
+        let mut pod = vec!["link set lo up".to_owned()];
+        if let Some(v4) = v4 {
+            node.push(format!(
+                "route replace {v4}/32 dev {node_interface} src {node_v4}"
+            ));
+            pod.push(format!("addr add {v4}/32 dev {INTERFACE}"));
+        }
+        pod.push(format!("link set {INTERFACE} up"));
+        if v4.is_some() {
+            pod.extend([
+                format!("route add {LINK_LOCAL_GATEWAY_V4} dev {INTERFACE} scope link"),
+                format!("route add default via {LINK_LOCAL_GATEWAY_V4} dev {INTERFACE}"),
+            ]);
+        }
+        if let Some(v6) = v6 {
+            node.push(format!(
+                "route replace {v6}/128 dev {node_interface} src {node_v6}"
+            ));
+            pod.extend([
+                format!("addr add {v6}/128 dev {INTERFACE} nodad"),
+                format!("route add default via {LINK_LOCAL_GATEWAY_V6} dev {INTERFACE}"),
+            ]);
+        }
+        (node, pod)
+    }
+
+    /// Deletes a pod as a CNI does: the veth at once, then the namespace's name.
+    ///
+    /// # Errors
+    /// When there is no such pod, or `ip` fails.
+    pub fn delete_pod(&mut self, name: &str) -> Result<()> {
+        let host = self
+            .pods
+            .remove(name)
+            .with_context(|| format!("the lab has no pod {name}"))?;
+        let interface = host.node_interface().expect("a pod has a veth");
+        self.delete_link(interface)?;
+        host.netns().unname()
+    }
+
+    /// Creates a host outside the node, reached through the node's uplink.
+    ///
+    /// # Errors
+    /// Says which step failed; the host does not exist then.
+    pub fn outside(
+        &mut self,
+        name: &str,
+        v4: impl Into<Option<Ipv4Addr>>,
+        v6: impl Into<Option<Ipv6Addr>>,
+    ) -> Result<Host> {
+        ensure!(
+            !self.outside.contains_key(name),
+            "host {name} exists already"
+        );
+        if matches!(name, "node" | "fabric") || name.contains('/') {
+            bail!("{name:?} cannot name an outside host: it is taken or has a slash");
+        }
+        let (v4, v6) = (v4.into(), v6.into());
+        let netns = Netns::create(&self.dir.join("hosts").join(name))?;
+        common_settings(&netns)?;
+        let (node_v4, node_v6) = self.plan.node;
+        let (mac, port) = (self.mac_of(v4, v6), self.free_name());
+        let mut node = Vec::new();
+        let mut host = vec!["link set lo up".to_owned()];
+        if let Some(v4) = v4 {
+            node.push(format!(
+                "route replace {v4}/32 dev {INTERFACE} src {node_v4}"
+            ));
+            host.push(format!("addr add {v4}/32 dev {INTERFACE}"));
+        }
+        host.push(format!("link set {INTERFACE} up"));
+        if v4.is_some() {
+            host.push(format!(
+                "route add default via {node_v4} dev {INTERFACE} onlink"
+            ));
+        }
+        if let Some(v6) = v6 {
+            node.push(format!(
+                "route replace {v6}/128 dev {INTERFACE} src {node_v6}"
+            ));
+            host.extend([
+                format!("addr add {v6}/128 dev {INTERFACE} nodad"),
+                format!("route add default via {node_v6} dev {INTERFACE} onlink"),
+            ]);
+        }
+        ip(
+            &self.fabric,
+            &[
+                format!(
+                    "link add {port} type veth peer name {INTERFACE} address {mac} netns {}",
+                    netns.path().display()
+                ),
+                format!("link set {port} master lan up"),
+            ],
+        )?;
+        ip(self.node.netns(), &node)?;
+        ip(&netns, &host)?;
+        wait_running(&netns, INTERFACE)?;
+        wait_running(&self.fabric, &port)?;
+        let host = Host::new(Inner {
+            name: name.to_owned(),
+            v4,
+            v6,
+            netns,
+            interface: INTERFACE.into(),
+            node_interface: None,
+            mac,
+            gateway_mac: Some(self.node.mac()),
+        });
+        self.outside.insert(name.to_owned(), host.clone());
+        Ok(host)
+    }
+
+    /// The Ethernet address to which `from` sends a packet for `to`.
+    pub fn next_hop(&self, from: &Host, to: IpAddr) -> Option<Mac> {
+        let (net_v4, net_v6) = self.plan.pods;
+        let on_link = match to {
+            IpAddr::V4(to) => {
+                net_v4.contains(&to) && from.v4().is_some_and(|a| net_v4.contains(&a))
+            }
+            IpAddr::V6(to) => {
+                net_v6.contains(&to) && from.v6().is_some_and(|a| net_v6.contains(&a))
+            }
+        };
+        if self.wiring == Wiring::Bridged && on_link {
+            let peer = self.pods().find(|pod| pod.addresses().contains(&to));
+            if let Some(peer) = peer {
+                return Some(peer.mac());
+            }
+        }
+        from.gateway_mac()
+    }
+
+    /// Runs `ip` commands (without the leading `ip`) in the namespace of `host`,
+    /// for tests that disturb the wiring.
+    ///
+    /// # Errors
+    /// Carries the failing command and what `ip` said.
+    pub fn ip(&self, host: &Host, commands: &[&str]) -> Result<()> {
+        let commands: Vec<String> = commands.iter().map(|&c| c.to_owned()).collect();
+        ip(host.netns(), &commands)
+    }
+
+    /// Starts a process in the node's network namespace; see [`NodeProcess`].
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn_in_node(&mut self, command: Command) -> Result<NodeProcess> {
+        let node = self.node.clone();
+        self.spawn_in(&node, command)
+    }
+
+    /// Starts a process in the network namespace of any host of the lab.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn_in(&mut self, host: &Host, command: Command) -> Result<NodeProcess> {
+        let number = self.processes.len();
+        let process = NodeProcess::start(host.netns(), command, &self.dir.join("logs"), number)?;
+        self.processes.push(process.clone());
+        stale::record_process(&self.dir, process.pid())?;
+        Ok(process)
+    }
+
+    fn delete_link(&self, interface: &str) -> Result<()> {
+        ip(self.node.netns(), &[format!("link del {interface}")])
+    }
+
+    /// An interface name that says nothing about its pod or its kind.
+    fn free_name(&mut self) -> String {
+        const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+        self.named += 1;
+        let mut bits = self.names.hash_one(self.named);
+        let length = 5 + bits % 9;
+        bits |= 1;
+        let mut name = String::new();
+        for position in 0..length {
+            // The first one is a letter: some tools take digits for an index.
+            let choices = if position == 0 { 26 } else { 32 };
+            let index = usize::try_from(bits % choices).expect("below 32");
+            name.push(char::from(LETTERS[index]));
+            bits = self.names.hash_one((bits, position));
+        }
+        name
+    }
+
+    /// The same address gives the same Ethernet address, so that a new pod with
+    /// an old address is reached at once in spite of neighbour caches.
+    fn mac_of(&self, v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>) -> Mac {
+        let mut hasher = self.names.build_hasher();
+        match (v4, v6) {
+            (Some(v4), _) => hasher.write(&v4.octets()),
+            (None, Some(v6)) => hasher.write(&v6.octets()),
+            (None, None) => hasher.write_u64(self.named),
+        }
+        Mac::local(hasher.finish())
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for process in &self.processes {
+            process.end();
+            if std::thread::panicking() {
+                eprintln!("lab: {}", process.describe());
+            }
+        }
+        // Clones of the hosts may live on in the test: take away names and links
+        // here, not when the last clone goes.
+        let links = self
+            .pods
+            .values()
+            .filter_map(Host::node_interface)
+            .map(|name| format!("link del {name}"))
+            .chain([format!("link del {INTERFACE}")])
+            .collect::<Vec<_>>();
+        let mut results = vec![ip(self.node.netns(), &links)];
+        let hosts = self.pods.values().chain(self.outside.values());
+        results.extend(hosts.map(|host| host.netns().unname()));
+        results.extend([self.node.netns().unname(), self.fabric.unname()]);
+        results.push(
+            fs::remove_dir_all(&self.dir).with_context(|| format!("remove {}", self.dir.display())),
+        );
+        for error in results.into_iter().filter_map(Result::err) {
+            eprintln!("lab: while removing it: {error:#}");
+        }
+    }
+}
+
+fn bridge_commands(name: &str, mac: Mac) -> Vec<String> {
+    vec![
+        // Snooping would hold back neighbour solicitations without a querier.
+        format!(
+            "link add {name} address {mac} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
+        ),
+        format!("link set {name} up"),
+    ]
+}
+
+fn wait_running(netns: &Netns, interface: &str) -> Result<()> {
+    netns.run(|| {
+        wait_for(&format!("link of {interface}"), LINK_UP, || {
+            sys::is_running(interface).unwrap_or(false)
+        })
+    })??;
+    Ok(())
+}
+
+/// Settings of every namespace of the lab.
+fn common_settings(netns: &Netns) -> Result<()> {
+    netns.sysctls(
+        &[
+            ("ipv4/conf/all/rp_filter", "0"),
+            ("ipv4/conf/default/rp_filter", "0"),
+            ("ipv4/conf/all/send_redirects", "0"),
+            ("ipv4/conf/default/send_redirects", "0"),
+            ("ipv4/conf/all/accept_redirects", "0"),
+            ("ipv4/conf/default/accept_redirects", "0"),
+            ("ipv4/conf/default/arp_notify", "1"),
+            ("ipv4/ping_group_range", "0 2147483647"),
+            ("ipv6/conf/all/accept_dad", "0"),
+            ("ipv6/conf/default/accept_dad", "0"),
+            ("ipv6/conf/default/dad_transmits", "0"),
+            ("ipv6/conf/all/accept_ra", "0"),
+            ("ipv6/conf/default/accept_ra", "0"),
+            ("ipv6/conf/default/autoconf", "0"),
+            ("ipv6/conf/all/accept_redirects", "0"),
+            ("ipv6/conf/default/accept_redirects", "0"),
+            ("ipv6/conf/default/ndisc_notify", "1"),
+            ("ipv6/conf/default/router_solicitations", "0"),
+        ],
+        false,
+    )?;
+    netns.sysctls(
+        &[
+            ("ipv4/icmp_ratelimit", "0"),
+            ("ipv4/icmp_msgs_per_sec", "1000000"),
+            ("ipv4/icmp_msgs_burst", "1000000"),
+            ("ipv6/icmp/ratelimit", "0"),
+        ],
+        true,
+    )
+}
