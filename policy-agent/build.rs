@@ -11,8 +11,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+#[path = "build/sources.rs"]
+mod sources;
+
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=build/sources.rs");
     println!("cargo::rerun-if-env-changed=POLICY_EBPF_OBJECT");
     println!("cargo::rerun-if-env-changed=CARGO_TARGET_DIR");
     let bytes = match env::var_os("POLICY_EBPF_OBJECT") {
@@ -23,7 +27,7 @@ fn main() {
     fs::write(out.join("policy-ebpf.o"), &bytes).expect("OUT_DIR can be written");
     println!(
         "cargo::rustc-env=POLICY_EBPF_BUILD_ID={:016x}",
-        fnv1a(&bytes)
+        sources::fnv1a(&bytes)
     );
 }
 
@@ -43,6 +47,7 @@ fn read_built() -> Vec<u8> {
     let object = dir.join("policy-ebpf.o");
     if let Ok(bytes) = fs::read(&object) {
         println!("cargo::rerun-if-changed={}", object.display());
+        warn_if_stale(root, &object.with_extension("sources"));
         return bytes;
     }
     // Cargo runs a script again at every call when a file that it names is not
@@ -52,10 +57,18 @@ fn read_built() -> Vec<u8> {
     Vec::new()
 }
 
-/// FNV-1a, 64 bits: the same in every build, which std's hashers do not promise.
-/// It tells builds apart; nothing relies on it against an adversary.
-fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+/// Warns when the programs' sources are not those that the object was built from.
+fn warn_if_stale(root: &Path, note: &Path) {
+    println!("cargo::rerun-if-changed={}", note.display());
+    for source in sources::SOURCES {
+        println!("cargo::rerun-if-changed={}", root.join(source).display());
+    }
+    let built_from = fs::read_to_string(note).unwrap_or_default();
+    let current = sources::hash(root).unwrap_or_else(|error| error.to_string());
+    if built_from != current {
+        println!(
+            "cargo::warning=the kernel programs are older than their sources; \
+             to build them: cargo xtask build-ebpf"
+        );
+    }
 }

@@ -8,7 +8,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Result, ensure};
 
 use crate::{
-    build_ebpf,
+    build_ebpf::{self, Variant},
     job::{Job, announce},
     workspace::Workspace,
 };
@@ -16,17 +16,38 @@ use crate::{
 /// A first build compiles every dependency, on two cores.
 pub(crate) const BUILD_LIMIT: Duration = Duration::from_secs(40 * 60);
 
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Programs that log verdicts, and an agent that prints them: for development
+    #[arg(long)]
+    debug_log: bool,
+}
+
+/// The task `build`.
+///
+/// # Errors
+///
+/// As [`build`].
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
+    let variant = if args.debug_log {
+        Variant::AgentWithLog
+    } else {
+        Variant::Agent
+    };
+    build(workspace, variant).map(drop)
+}
+
 /// Compiles programs and agent, and returns the path of the agent's binary.
 ///
 /// # Errors
 ///
 /// When either does not compile.
-pub(crate) fn run(workspace: &Workspace, args: &build_ebpf::Args) -> Result<PathBuf> {
-    build_ebpf::run(workspace, args)?;
+pub(crate) fn build(workspace: &Workspace, variant: Variant) -> Result<PathBuf> {
+    build_ebpf::build(workspace, variant)?;
     announce("build: the agent, release");
     let mut cargo = workspace.cargo();
     cargo.args(["build", "--release", "--package", "policy-agent"]);
-    if args.debug_log {
+    if variant == Variant::AgentWithLog {
         cargo.args(["--features", "debug-log"]);
     }
     Job::new("build", cargo, BUILD_LIMIT).run()?;

@@ -1,4 +1,5 @@
-//! `lint`: formatting, clippy, licences and sources of dependencies, house rules.
+//! `lint`: formatting, clippy, links in the documentation, licences and sources
+//! of dependencies, house rules.
 //!
 //! All checks run, also after one has failed; each is named in the end.
 
@@ -35,7 +36,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     if args.tidy {
         return tidy(workspace);
     }
-    let toolchain = setup::ensure(workspace, Need::Test)?;
+    let toolchain = setup::ensure(workspace, Need::Check)?;
     let mut failed = Vec::new();
     for (name, result) in checks(workspace, &toolchain) {
         if let Err(error) = result {
@@ -55,12 +56,13 @@ pub(crate) fn checks<'a>(
     toolchain: &'a BpfToolchain,
 ) -> impl Iterator<Item = (&'static str, Result<()>)> + 'a {
     type Check = fn(&Workspace, &BpfToolchain) -> Result<()>;
-    let all: [(&'static str, Check); 5] = [
+    let all: [(&'static str, Check); 6] = [
         ("tidy", |workspace, _| tidy(workspace)),
         ("fmt", |workspace, _| fmt(workspace)),
         ("deny", |workspace, _| deny(workspace)),
         ("clippy", |workspace, _| clippy(workspace)),
         ("clippy of policy-ebpf", clippy_ebpf),
+        ("doc", |workspace, _| doc(workspace)),
     ];
     all.into_iter().map(move |(name, check)| {
         announce(&format!("lint: {name}"));
@@ -101,7 +103,7 @@ fn clippy(workspace: &Workspace) -> Result<()> {
     let mut cargo = workspace.cargo();
     cargo
         .args(["clippy", "--workspace", "--exclude", "policy-ebpf"])
-        .args(["--all-targets", "--", "-D", "warnings"]);
+        .args(["--all-targets", "--all-features", "--", "-D", "warnings"]);
     Job::new("clippy", cargo, BUILD_LIMIT).run()
 }
 
@@ -116,12 +118,24 @@ fn clippy_ebpf(workspace: &Workspace, toolchain: &BpfToolchain) -> Result<()> {
         );
         return Ok(());
     };
-    build_ebpf::configure(
-        &mut cargo,
-        workspace,
-        toolchain,
-        &build_ebpf::Args::default(),
-    );
-    cargo.args(["--", "-D", "warnings"]);
+    // With every feature: what only logs or measures must not rot either.
+    build_ebpf::configure(&mut cargo, workspace, toolchain);
+    cargo.args(["--all-features", "--", "-D", "warnings"]);
     Job::new("clippy of policy-ebpf", cargo, BUILD_LIMIT).run()
+}
+
+/// Every link in the documentation leads somewhere.
+fn doc(workspace: &Workspace) -> Result<()> {
+    let mut cargo = workspace.cargo();
+    cargo
+        .args(["doc", "--no-deps", "--document-private-items", "--lib"])
+        .args([
+            "--workspace",
+            "--exclude",
+            "policy-ebpf",
+            "--exclude",
+            "xtask",
+        ])
+        .env("RUSTDOCFLAGS", "-D warnings");
+    Job::new("doc", cargo, BUILD_LIMIT).run()
 }

@@ -9,7 +9,7 @@ mod build_ebpf;
 mod host;
 mod job;
 mod lint;
-mod measure;
+mod programs;
 mod setup;
 mod tally;
 mod test;
@@ -25,7 +25,12 @@ use clap::{Parser, Subcommand};
 use crate::workspace::Workspace;
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", about, disable_help_subcommand = true)]
+#[command(
+    name = "xtask",
+    bin_name = "cargo xtask",
+    about = "The project's tasks",
+    disable_help_subcommand = true
+)]
 struct Cli {
     #[command(subcommand)]
     task: Task,
@@ -38,13 +43,13 @@ enum Task {
     /// Compile the kernel programs to target/bpf/policy-ebpf.o
     BuildEbpf(build_ebpf::Args),
     /// Compile the agent, with the kernel programs in it, to target/release/policy-agent
-    Build(build_ebpf::Args),
+    Build(build_agent::Args),
     /// Show the product at work in network namespaces of its own (needs root)
-    Demo(measure::Args),
+    Demo(programs::Args),
     /// Run every check and test, those in the kernel included (needs root)
     Test(test::Args),
     /// Measure the packet programs and the compiler (needs root)
-    Bench(measure::Args),
+    Bench(programs::Args),
     /// Check formatting, clippy, licences and the house rules
     Lint(lint::Args),
 }
@@ -63,11 +68,11 @@ fn run(cli: &Cli) -> Result<()> {
     let workspace = Workspace::locate()?;
     match &cli.task {
         Task::Setup(args) => setup::run(&workspace, args),
-        Task::BuildEbpf(args) => build_ebpf::run(&workspace, args).map(drop),
-        Task::Build(args) => build_agent::run(&workspace, args).map(drop),
-        Task::Demo(args) => measure::run(&workspace, "demo", args),
+        Task::BuildEbpf(args) => build_ebpf::run(&workspace, args),
+        Task::Build(args) => build_agent::run(&workspace, args),
+        Task::Demo(args) => programs::demo(&workspace, args),
         Task::Test(args) => test::run(&workspace, args),
-        Task::Bench(args) => measure::run(&workspace, "bench", args),
+        Task::Bench(args) => programs::bench(&workspace, args),
         Task::Lint(args) => lint::run(&workspace, args),
     }
 }

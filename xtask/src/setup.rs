@@ -31,14 +31,14 @@ const LINKER_PACKAGES: [&str; 4] = [
     "build-essential",
     "pkg-config",
 ];
-/// Programs that the tests call, and Debian's packages of them.
-const TEST_TOOLS: [(&str, &str); 4] = [
+/// Programs that tests and demo call, and Debian's packages of them.
+const RUN_TOOLS: [(&str, &str); 4] = [
     ("ip", "iproute2"),
     ("bpftool", "bpftool"),
     ("nsenter", "util-linux"),
     ("mount", "mount"),
 ];
-/// Parts of the host's toolchain that the tests call, and rustup's components.
+/// Parts of the host's toolchain that check the source, and rustup's components.
 const COMPONENTS: [(&str, &str); 2] = [("cargo-fmt", "rustfmt"), ("cargo-clippy", "clippy")];
 
 const UPDATE_LIMIT: Duration = Duration::from_secs(5 * 60);
@@ -52,13 +52,15 @@ pub(crate) struct Args {
     check: bool,
 }
 
-/// What a task is about to do.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// What a task is about to do; each includes those before it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Need {
     /// Compile.
     Build,
-    /// Compile, check and run.
-    Test,
+    /// Run in network namespaces.
+    Run,
+    /// Check the source.
+    Check,
 }
 
 /// Something that is not there.
@@ -87,7 +89,7 @@ enum Remedy {
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     announce("setup");
     if args.check {
-        let lacks = lacks(Need::Test);
+        let lacks = lacks(Need::Check);
         for lack in &lacks {
             println!("    missing: {}", lack.what);
         }
@@ -97,7 +99,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         }
         bail!("something is missing; to install it: cargo xtask setup");
     }
-    ensure(workspace, Need::Test)?;
+    ensure(workspace, Need::Check)?;
     report();
     Ok(())
 }
@@ -140,7 +142,7 @@ fn report() {
         let version = output_of(version).unwrap_or_default();
         println!("    BPF linker: {}, {}", linker.display(), version.trim());
     }
-    let tools = TEST_TOOLS.iter().chain(&COMPONENTS);
+    let tools = RUN_TOOLS.iter().chain(&COMPONENTS);
     let tools = tools.map(|(program, _)| *program).chain(["cargo-deny"]);
     let found: Vec<String> = tools
         .filter_map(host::find)
@@ -163,12 +165,14 @@ fn lacks(need: Need) -> Vec<Lack> {
     if toolchain::linker().is_none() {
         lack("bpf-linker".to_owned(), Remedy::Linker);
     }
-    if need == Need::Test {
-        for (program, package) in TEST_TOOLS {
+    if need >= Need::Run {
+        for (program, package) in RUN_TOOLS {
             if host::find(program).is_none() {
                 lack(program.to_owned(), Remedy::Package(package));
             }
         }
+    }
+    if need >= Need::Check {
         for (program, component) in COMPONENTS {
             if !starts(program) {
                 lack(program.to_owned(), Remedy::Component(component));
@@ -256,9 +260,13 @@ fn install_packages(workspace: &Workspace, packages: &[&str]) -> Result<()> {
         command
     };
     println!("    apt-get update");
-    Job::new("apt-get update", apt(&["update"]), UPDATE_LIMIT)
+    let update = Job::new("apt-get update", apt(&["update"]), UPDATE_LIMIT)
         .log_to(workspace.log("apt-update"))
-        .run()?;
+        .run();
+    // One of the user's other sources may not answer; the lists may do as they are.
+    if let Err(error) = update {
+        println!("    {error:#}; going on with the package lists that are there");
+    }
     println!("    apt-get install {list}");
     let mut install = apt(&["install", "--no-install-recommends", "--no-remove"]);
     install.args(packages);

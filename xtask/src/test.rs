@@ -10,7 +10,9 @@ use std::{fs, path::Path, time::Duration};
 use anyhow::{Result, bail};
 
 use crate::{
-    build_agent, build_ebpf, host,
+    build_agent,
+    build_ebpf::{self, Variant},
+    host,
     job::{Job, announce},
     lint,
     setup::{self, Need},
@@ -41,7 +43,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     if !args.unit {
         host::require_root("test")?;
     }
-    let toolchain = setup::ensure(workspace, Need::Test)?;
+    let toolchain = setup::ensure(workspace, Need::Check)?;
     let mut tally = Tally::default();
     if args.filter.is_none() {
         for (name, result) in lint::checks(workspace, &toolchain) {
@@ -49,7 +51,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         }
     }
     // Before the tests: the agent's tests embed the programs.
-    let built = build_ebpf::run(workspace, &build_ebpf::Args::default());
+    let built = build_ebpf::build(workspace, Variant::Agent);
     note(&mut tally, "build-ebpf", built.map(drop));
 
     unit_tests(workspace, args, &mut tally);
@@ -83,8 +85,8 @@ fn unit_tests(workspace: &Workspace, args: &Args, tally: &mut Tally) {
 
 /// Everything that needs root, with the binaries that users get.
 fn kernel_tests(workspace: &Workspace, args: &Args, tally: &mut Tally) {
-    let prepared = build_agent::run(workspace, &build_ebpf::Args::default())
-        .and_then(|_agent| host::mount_bpffs());
+    let prepared =
+        build_agent::build(workspace, Variant::Agent).and_then(|_agent| host::mount_bpffs());
     if let Err(error) = prepared {
         // The tests run what this builds; without it they would test an old one.
         return note(tally, "build", Err(error));

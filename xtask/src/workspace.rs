@@ -50,6 +50,11 @@ impl Workspace {
         self.bpf_target().join("policy-ebpf.o")
     }
 
+    /// The object with the programs that drive benchmarks.
+    pub(crate) fn bpf_bench_object(&self) -> PathBuf {
+        self.bpf_target().join("policy-ebpf-bench.o")
+    }
+
     /// Where the output of long steps is kept.
     pub(crate) fn log(&self, name: &str) -> PathBuf {
         self.target.join("xtask").join(format!("{name}.log"))
