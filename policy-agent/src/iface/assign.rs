@@ -101,8 +101,9 @@ pub enum Conflict<P> {
 pub struct Assignment<P> {
     /// The interfaces of each pod that has one.
     pub interfaces: BTreeMap<P, BTreeSet<u32>>,
-    /// Interfaces that belong to one of these pods, it cannot be told which.
-    /// To be isolated if one of the pods is.
+    /// Interfaces behind which these pods' addresses are, without it being
+    /// clear that they are theirs: it cannot be told whose they are, or the pod
+    /// is known to live elsewhere. To be isolated if one of the pods is.
     pub contested: BTreeMap<u32, BTreeSet<P>>,
     /// The veths that are nobody's, and why.
     pub not_pods: BTreeMap<u32, NotAPod>,
@@ -277,14 +278,18 @@ struct Resolved<'a, P> {
     places: &'a [Place<'a, P>],
     /// Owner by interface index.
     pod_of: BTreeMap<u32, &'a P>,
-    /// Where each decided pod lives.
+    /// Where each decided pod lives, that is, where an interface of it is and
+    /// its address too. A known interface without the address is no home: the
+    /// pod may have got a new sandbox.
     homes: BTreeMap<&'a P, BTreeSet<Nsid>>,
 }
 
 impl<'a, P: Ord> Resolved<'a, P> {
     fn settle(&mut self, place: &Place<'a, P>, pod: &'a P) {
         self.pod_of.insert(place.link.index, pod);
-        self.homes.entry(pod).or_default().insert(place.namespace);
+        if place.claims.contains(pod) {
+            self.homes.entry(pod).or_default().insert(place.namespace);
+        }
     }
 
     /// The pods that the undecided place may belong to: a pod whose home is
@@ -313,7 +318,6 @@ impl<'a, P: Ord> Resolved<'a, P> {
             .iter()
             .filter(|place| !self.pod_of.contains_key(&place.link.index))
             .map(|place| (place, self.candidates(place)))
-            .filter(|(_, candidates)| !candidates.is_empty())
     }
 
     /// Decides each pod that is the only candidate of some places which are all
@@ -339,12 +343,22 @@ impl<'a, P: Ord> Resolved<'a, P> {
         progress
     }
 
+    /// The places that stay undecided although pods' addresses are there.
     fn contested(&self) -> BTreeMap<u32, BTreeSet<P>>
     where
         P: Clone,
     {
+        let owned = |pods: &BTreeSet<&P>| pods.iter().map(|pod| (*pod).clone()).collect();
         self.undecided()
-            .map(|(place, pods)| (place.link.index, pods.into_iter().cloned().collect()))
+            .filter(|(place, _)| !place.claims.is_empty())
+            .map(|(place, candidates)| {
+                let pods = if candidates.is_empty() {
+                    &place.claims
+                } else {
+                    &candidates
+                };
+                (place.link.index, owned(pods))
+            })
             .collect()
     }
 }

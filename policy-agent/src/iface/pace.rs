@@ -194,8 +194,10 @@ impl Pace {
             });
         }
         if restart {
+            // Never later than it was: changes without pause must not put off
+            // the poll for ever.
             self.interval = self.polls.first;
-            self.next_poll = now + self.interval;
+            self.next_poll = self.next_poll.min(now + self.interval);
         }
         any.then_some(change)
     }
@@ -304,5 +306,8 @@ mod tests {
         pace.event(Source::Own);
         pace.take(now);
         assert_eq!(pace.deadline(now), now + ms(100));
+        pace.event(Source::Own);
+        pace.take(now + ms(60));
+        assert_eq!(pace.deadline(now + ms(60)), now + ms(100));
     }
 }

@@ -262,6 +262,25 @@ fn a_known_interface_keeps_its_pod_without_any_address() {
 }
 
 #[test]
+fn a_copy_of_a_known_pods_address_is_contested_and_takes_nothing() {
+    let node = node(&[(5, 0, &["10.0.0.2"]), (6, 1, &["10.0.0.2"])]);
+    let pods = pods(&[("a", &["10.0.0.2"])]);
+    let got = assign_after(&node, &pods, &[known(5, 0, "a")]);
+    assert_eq!(owned(&got), [("a", vec![5])]);
+    assert_eq!(got.contested, [(6, ["a"].into())].into());
+    assert_eq!(got.not_pods, BTreeMap::new());
+}
+
+#[test]
+fn a_new_sandbox_is_the_pods_beside_what_is_left_of_the_old_one() {
+    let node = node(&[(5, 0, &[]), (6, 1, &["10.0.0.2"])]);
+    let pods = pods(&[("a", &["10.0.0.2"])]);
+    let got = assign_after(&node, &pods, &[known(5, 0, "a")]);
+    assert_eq!(owned(&got), [("a", vec![5, 6])]);
+    assert_eq!(got.contested, BTreeMap::new());
+}
+
+#[test]
 fn knowledge_ends_with_the_pod_and_with_the_far_end() {
     let node = node(&[(5, 1, &["10.0.0.3"])]);
     let pods = pods(&[("b", &["10.0.0.3"])]);
