@@ -3,9 +3,9 @@
 //! A namespace's number is given to the next namespace when the first is gone,
 //! and interface numbers inside pods are all alike, so an answer about "number
 //! 5, interface 2" could be another pod's than the veth's that was seen to lead
-//! there. Links are therefore read before **and after** the addresses, and an
-//! answer counts only if the veth leads to the same number and interface in
-//! both. That is enough: a living namespace keeps its number, one that is being
+//! there. A veth is therefore read before **and after** the addresses, and an
+//! answer counts only if it leads to the same number and interface in both.
+//! That is enough: a living namespace keeps its number, one that is being
 //! destroyed has none (the kernel says -1) for as long as its veths exist, and
 //! a veth's index is not reused while it exists.
 
@@ -14,7 +14,7 @@ use std::{
     io,
     net::IpAddr,
     os::fd::BorrowedFd,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use super::{
@@ -45,6 +45,8 @@ pub(super) enum Foreign {
 pub(super) trait Kernel {
     /// All links of the agent's namespace.
     fn links(&mut self) -> Result<BTreeMap<u32, Link>, IfaceError>;
+    /// One of them; `None` if it is gone.
+    fn link(&mut self, index: u32) -> Result<Option<Link>, IfaceError>;
     /// All addresses of the agent's namespace, sorted.
     fn own_addresses(&mut self) -> Result<Vec<OwnAddress>, IfaceError>;
     /// The addresses of another namespace, of one interface or of all.
@@ -76,6 +78,40 @@ pub struct Scanner {
     kernel: QuestionSocket,
     netns_dir: Option<PathBuf>,
     answers: Answers,
+    last: Option<Tables>,
+}
+
+/// The tables of the agent's own namespace, as last read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Tables {
+    links: BTreeMap<u32, Link>,
+    own_addresses: Vec<OwnAddress>,
+}
+
+impl Tables {
+    fn read(kernel: &mut impl Kernel) -> Result<Self, IfaceError> {
+        Ok(Self {
+            links: kernel.links()?,
+            own_addresses: kernel.own_addresses()?,
+        })
+    }
+
+    /// Whether the veths into these namespaces are still what they were.
+    fn hold_for(
+        &self,
+        namespaces: &BTreeSet<Nsid>,
+        kernel: &mut impl Kernel,
+    ) -> Result<bool, IfaceError> {
+        for link in self.links.values() {
+            if let Some(peer) = link.foreign_peer()
+                && namespaces.contains(&peer.0)
+                && !leads_to(kernel, link.index, peer)?
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
 }
 
 impl Scanner {
@@ -89,6 +125,7 @@ impl Scanner {
             kernel: QuestionSocket::open()?,
             netns_dir,
             answers: Answers::new(),
+            last: None,
         })
     }
 
@@ -100,8 +137,9 @@ impl Scanner {
         self.scan(&Change::everything())
     }
 
-    /// Reads what `change` names and every link; what is behind other veths is
-    /// taken from the last scan if they still lead to the same peer.
+    /// Reads what `change` names; the rest is taken from the last scan, what is
+    /// behind a veth only if it still leads to the same peer. News from other
+    /// namespaces alone costs a few questions, whatever the number of pods.
     ///
     /// # Errors
     /// [`IfaceError`] when links or own addresses cannot be read; keep what is
@@ -113,18 +151,35 @@ impl Scanner {
             kept.clear();
         }
         kept.retain(|_, answer| !change.namespaces.contains(&answer.peer.0));
-        let (snapshot, answers) = scan(&mut self.kernel, self.netns_dir.as_deref(), kept)?;
+        let reusable = !change.everything && !change.own && self.netns_dir.is_none();
+        // Taken, so that an error leaves nothing half true behind.
+        let tables = match self.last.take().filter(|_| reusable) {
+            Some(last) if last.hold_for(&change.namespaces, &mut self.kernel)? => last,
+            _ => Tables::read(&mut self.kernel)?,
+        };
+        let (snapshot, answers) =
+            look_around(&mut self.kernel, self.netns_dir.as_deref(), tables, kept)?;
+        self.last = Some(Tables {
+            links: snapshot.links.clone(),
+            own_addresses: snapshot.own_addresses.clone(),
+        });
         self.answers = answers;
         Ok(snapshot)
     }
 }
 
-fn scan(
+/// Completes `tables` with what is behind the veths, asking for what `answers`
+/// does not have.
+fn look_around(
     kernel: &mut impl Kernel,
-    netns_dir: Option<&std::path::Path>,
+    netns_dir: Option<&Path>,
+    tables: Tables,
     mut answers: Answers,
 ) -> Result<(Snapshot, Answers), IfaceError> {
-    let mut links = kernel.links()?;
+    let Tables {
+        mut links,
+        own_addresses,
+    } = tables;
     let mut folder = None;
     for _ in 0..ROUNDS {
         if let Some(dir) = netns_dir {
@@ -134,25 +189,29 @@ fn scan(
         let wanted = folder.as_ref().map(|folder| &folder.namespaces);
         answers.retain(|index, answer| {
             links.get(index).and_then(Link::foreign_peer) == Some(answer.peer)
-                && answer.behind != Behind::Filtered
                 && wanted.is_none_or(|wanted| wanted.contains_key(&answer.peer.0))
         });
         let mut open = unanswered(&links, &answers);
         if let Some(wanted) = wanted {
             open.retain(|namespace, _| wanted.contains_key(namespace));
         }
-        if open.is_empty() {
-            break;
-        }
+        let mut moved = false;
         for (namespace, veths) in &open {
             look_behind(kernel, *namespace, veths, &mut answers)?;
+            for (index, peer) in veths {
+                if !leads_to(kernel, *index, (*namespace, *peer))? {
+                    answers.remove(index);
+                }
+                moved |= !answers.contains_key(index);
+            }
+        }
+        if !moved {
+            break;
         }
         links = kernel.links()?;
-        answers.retain(|index, answer| {
-            links.get(index).and_then(Link::foreign_peer) == Some(answer.peer)
-        });
     }
-    let own_addresses = kernel.own_addresses()?;
+    answers
+        .retain(|index, answer| links.get(index).and_then(Link::foreign_peer) == Some(answer.peer));
     let behind = links
         .values()
         .filter_map(|link| Some((link.index, link.foreign_peer()?.0)))
@@ -180,6 +239,12 @@ fn scan(
         problems,
     };
     Ok((snapshot, answers))
+}
+
+/// Whether the veth leads there now.
+fn leads_to(kernel: &mut impl Kernel, index: u32, peer: (Nsid, u32)) -> Result<bool, IfaceError> {
+    let link = kernel.link(index)?;
+    Ok(link.as_ref().and_then(Link::foreign_peer) == Some(peer))
 }
 
 /// The veths that lead elsewhere and have no answer, by namespace: own index

@@ -182,13 +182,34 @@ impl Kernel for QuestionSocket {
     fn links(&mut self) -> Result<BTreeMap<u32, Link>, IfaceError> {
         const WHAT: &str = "list the links (RTM_GETLINK)";
         let decode = |payload: &[u8]| wire::link(payload).map(Some);
-        self.dump(WHAT, &wire::links_question(), wire::RTM_NEWLINK, decode)
+        self.dump(WHAT, &wire::links_question(None), wire::RTM_NEWLINK, decode)
             .map_err(|failure| failure.or_call(WHAT))?
             .map(|links| links.into_iter().map(|link| (link.index, link)).collect())
             .ok_or(IfaceError::Interrupted {
                 what: WHAT,
                 attempts: ATTEMPTS,
             })
+    }
+
+    fn link(&mut self, index: u32) -> Result<Option<Link>, IfaceError> {
+        const WHAT: &str = "look at a link (RTM_GETLINK)";
+        let mut found = None;
+        let question = wire::links_question(Some(index));
+        let answered = self.send(WHAT, question, false).and_then(|()| {
+            self.receive(WHAT, |part| {
+                if part.kind == wire::RTM_NEWLINK {
+                    let link = wire::link(part.payload)
+                        .map_err(|error| Failure::Fatal(IfaceError::answer(WHAT, error)))?;
+                    found = Some(link);
+                }
+                Ok(true)
+            })
+        });
+        match answered {
+            Ok(()) => Ok(found),
+            Err(Failure::Kernel(Errno::NODEV)) => Ok(None),
+            Err(failure) => Err(failure.or_call(WHAT)),
+        }
     }
 
     fn own_addresses(&mut self) -> Result<Vec<OwnAddress>, IfaceError> {

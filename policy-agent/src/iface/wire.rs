@@ -57,9 +57,11 @@ pub(super) struct AddressRecord {
     pub(super) namespace: Option<Nsid>,
 }
 
-/// Asks for all links, without the counters that make up most of an answer.
-pub(super) fn links_question() -> RouteNetlinkMessage {
+/// Asks for all links, or for the one with that index, without the counters
+/// that make up most of an answer.
+pub(super) fn links_question(index: Option<u32>) -> RouteNetlinkMessage {
     let mut message = LinkMessage::default();
+    message.header.index = index.unwrap_or(0);
     message.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
     RouteNetlinkMessage::GetLink(message)
 }
@@ -397,7 +399,7 @@ mod tests {
 
     #[test]
     fn a_datagram_is_taken_apart_and_garbage_ends_it() {
-        let mut datagram = encode(links_question(), true, 4);
+        let mut datagram = encode(links_question(None), true, 4);
         datagram.extend(encode(addresses_question(Some(Nsid(1)), None), true, 5));
         let seen: Vec<_> = parts(&datagram)
             .map(|part| part.expect("well formed").sequence)

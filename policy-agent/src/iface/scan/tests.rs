@@ -7,23 +7,23 @@ use std::{
     os::fd::BorrowedFd,
 };
 
-use super::{Answers, Foreign, Kernel, scan};
+use super::{Answers, Foreign, Kernel, Tables, look_around};
 use crate::iface::{
     error::IfaceError,
-    snapshot::{Behind, Link, LinkKind, Nsid, OwnAddress, Peer, PeerAddresses},
+    snapshot::{Behind, Link, LinkKind, Nsid, OwnAddress, Peer, PeerAddresses, Snapshot},
 };
 
-/// Answers from tables. Each listing of links takes the next list; the last
-/// one stays.
+/// Answers from tables. Each listing of links takes the next list, and the one
+/// after it is what is true from then on; the last one stays.
 #[derive(Default)]
-struct Tables {
+struct Script {
     links: VecDeque<Vec<Link>>,
     addresses: BTreeMap<Nsid, Vec<(u32, IpAddr)>>,
     denied: Vec<Nsid>,
     asked: Vec<(Nsid, Option<u32>)>,
 }
 
-impl Kernel for Tables {
+impl Kernel for Script {
     fn links(&mut self) -> Result<BTreeMap<u32, Link>, IfaceError> {
         let now = if self.links.len() > 1 {
             self.links.pop_front()
@@ -32,6 +32,11 @@ impl Kernel for Tables {
         };
         let links = now.unwrap_or_default();
         Ok(links.into_iter().map(|link| (link.index, link)).collect())
+    }
+
+    fn link(&mut self, index: u32) -> Result<Option<Link>, IfaceError> {
+        let now = self.links.front().into_iter().flatten();
+        Ok(now.filter(|link| link.index == index).cloned().next())
     }
 
     fn own_addresses(&mut self) -> Result<Vec<OwnAddress>, IfaceError> {
@@ -88,47 +93,52 @@ fn on_peer(addresses: &[&str]) -> Behind {
     })
 }
 
-fn behind(tables: &mut Tables) -> BTreeMap<u32, Behind> {
-    let (snapshot, _) = scan(tables, None, Answers::new()).expect("tables do not fail");
+fn behind(script: &mut Script) -> BTreeMap<u32, Behind> {
+    let (snapshot, _) = scan(script, Answers::new());
     snapshot.behind
+}
+
+fn scan(script: &mut Script, kept: Answers) -> (Snapshot, Answers) {
+    let tables = Tables::read(script).expect("scripts do not fail");
+    look_around(script, None, tables, kept).expect("scripts do not fail")
 }
 
 #[test]
 fn one_veth_asks_for_its_peer_alone() {
-    let mut tables = Tables {
+    let mut script = Script {
         links: [vec![veth(5, 0, 2)]].into(),
         addresses: [(Nsid(0), vec![(1, ip("127.0.0.1")), (2, ip("10.0.0.2"))])].into(),
-        ..Tables::default()
+        ..Script::default()
     };
-    assert_eq!(behind(&mut tables), [(5, on_peer(&["10.0.0.2"]))].into());
-    assert_eq!(tables.asked, [(Nsid(0), Some(2))]);
+    assert_eq!(behind(&mut script), [(5, on_peer(&["10.0.0.2"]))].into());
+    assert_eq!(script.asked, [(Nsid(0), Some(2))]);
 }
 
 #[test]
 fn several_veths_into_one_namespace_share_one_question() {
-    let mut tables = Tables {
+    let mut script = Script {
         links: [vec![veth(5, 0, 2), veth(6, 0, 3)]].into(),
         addresses: [(Nsid(0), vec![(2, ip("10.0.0.2")), (3, ip("10.0.0.3"))])].into(),
-        ..Tables::default()
+        ..Script::default()
     };
     let expect = [(5, on_peer(&["10.0.0.2"])), (6, on_peer(&["10.0.0.3"]))];
-    assert_eq!(behind(&mut tables), expect.into());
-    assert_eq!(tables.asked, [(Nsid(0), None)]);
+    assert_eq!(behind(&mut script), expect.into());
+    assert_eq!(script.asked, [(Nsid(0), None)]);
 }
 
 #[test]
 fn a_peer_without_a_global_address_shows_what_is_beside_it() {
     let rows = vec![(1, ip("::1")), (2, ip("fe80::2")), (3, ip("10.0.0.2"))];
-    let mut tables = Tables {
+    let mut script = Script {
         links: [vec![veth(5, 0, 2)]].into(),
         addresses: [(Nsid(0), rows)].into(),
-        ..Tables::default()
+        ..Script::default()
     };
     let expect = Behind::Addresses(PeerAddresses {
         on_peer: vec![ip("fe80::2")],
         beside: vec![ip("10.0.0.2"), ip("::1")],
     });
-    assert_eq!(behind(&mut tables), [(5, expect)].into());
+    assert_eq!(behind(&mut script), [(5, expect)].into());
 }
 
 #[test]
@@ -138,7 +148,7 @@ fn an_answer_for_a_number_that_changed_hands_does_not_count() {
         peer: Peer::Unknown,
         ..veth(5, 0, 2)
     };
-    let mut tables = Tables {
+    let mut script = Script {
         links: [
             vec![veth(5, 0, 2)],
             vec![dying.clone(), veth(6, 0, 2)],
@@ -146,50 +156,62 @@ fn an_answer_for_a_number_that_changed_hands_does_not_count() {
         ]
         .into(),
         addresses: [(Nsid(0), vec![(2, ip("10.0.0.66"))])].into(),
-        ..Tables::default()
+        ..Script::default()
     };
-    assert_eq!(behind(&mut tables), [(6, on_peer(&["10.0.0.66"]))].into());
+    assert_eq!(behind(&mut script), [(6, on_peer(&["10.0.0.66"]))].into());
 }
 
 #[test]
-fn a_veth_born_during_the_scan_is_looked_behind_too() {
-    let later = vec![veth(5, 0, 2), veth(6, 1, 2)];
-    let mut tables = Tables {
-        links: [vec![veth(5, 0, 2)], later].into(),
-        addresses: [
-            (Nsid(0), vec![(2, ip("10.0.0.2"))]),
-            (Nsid(1), vec![(2, ip("10.0.0.3"))]),
-        ]
-        .into(),
-        ..Tables::default()
+fn a_veth_that_dies_during_the_scan_is_gone_and_the_others_keep_their_answers() {
+    let mut script = Script {
+        links: [vec![veth(5, 0, 2), veth(6, 1, 2)], vec![veth(6, 1, 2)]].into(),
+        addresses: [(Nsid(1), vec![(2, ip("10.0.0.3"))])].into(),
+        ..Script::default()
     };
-    let expect = [(5, on_peer(&["10.0.0.2"])), (6, on_peer(&["10.0.0.3"]))];
-    assert_eq!(behind(&mut tables), expect.into());
-    assert_eq!(tables.asked.len(), 2);
+    assert_eq!(behind(&mut script), [(6, on_peer(&["10.0.0.3"]))].into());
+    assert_eq!(script.asked.len(), 2);
+}
+
+#[test]
+fn old_tables_hold_only_while_the_veths_lead_where_they_did() {
+    let mut script = Script {
+        links: [vec![veth(5, 0, 2), veth(6, 1, 2)]].into(),
+        ..Script::default()
+    };
+    let tables = Tables::read(&mut script).expect("scripts do not fail");
+    script.links = [vec![veth(5, 0, 2), veth(6, 1, 3)]].into();
+    let mut hold = |namespace: u32| {
+        tables
+            .hold_for(&[Nsid(namespace)].into(), &mut script)
+            .expect("scripts do not fail")
+    };
+    assert!(hold(0));
+    assert!(!hold(1));
+    assert!(hold(7));
 }
 
 #[test]
 fn what_never_settles_is_said_to_be_unsettled_and_others_are_not_harmed() {
-    let mut tables = Tables {
+    let mut script = Script {
         links: [vec![veth(5, 0, 2), veth(6, 1, 2)]].into(),
         addresses: [(Nsid(1), vec![(2, ip("10.0.0.3"))])].into(),
-        ..Tables::default()
+        ..Script::default()
     };
     let expect = [(5, Behind::Unsettled), (6, on_peer(&["10.0.0.3"]))];
-    assert_eq!(behind(&mut tables), expect.into());
+    assert_eq!(behind(&mut script), expect.into());
 }
 
 #[test]
 fn a_refusal_concerns_one_namespace_and_is_asked_once() {
-    let mut tables = Tables {
+    let mut script = Script {
         links: [vec![veth(5, 0, 2), veth(6, 1, 2)]].into(),
         addresses: [(Nsid(1), vec![(2, ip("10.0.0.3"))])].into(),
         denied: vec![Nsid(0)],
-        ..Tables::default()
+        ..Script::default()
     };
     let expect = [(5, Behind::Denied), (6, on_peer(&["10.0.0.3"]))];
-    assert_eq!(behind(&mut tables), expect.into());
-    assert_eq!(tables.asked.len(), 2);
+    assert_eq!(behind(&mut script), expect.into());
+    assert_eq!(script.asked.len(), 2);
 }
 
 #[test]
@@ -202,17 +224,17 @@ fn links_without_a_foreign_end_are_not_looked_behind() {
         kind: LinkKind::Other("vlan".into()),
         ..veth(7, 0, 2)
     };
-    let mut tables = Tables {
+    let mut script = Script {
         links: [vec![here, vlan]].into(),
-        ..Tables::default()
+        ..Script::default()
     };
-    assert_eq!(behind(&mut tables), BTreeMap::new());
-    assert_eq!(tables.asked, []);
+    assert_eq!(behind(&mut script), BTreeMap::new());
+    assert_eq!(script.asked, []);
 }
 
 #[test]
 fn kept_answers_are_not_asked_again_unless_the_veth_leads_elsewhere() {
-    let mut tables = Tables {
+    let mut script = Script {
         links: [vec![veth(5, 0, 2), veth(6, 1, 2)]].into(),
         addresses: [
             (Nsid(0), vec![(2, ip("10.0.0.2"))]),
@@ -220,13 +242,13 @@ fn kept_answers_are_not_asked_again_unless_the_veth_leads_elsewhere() {
             (Nsid(2), vec![(2, ip("10.0.0.4"))]),
         ]
         .into(),
-        ..Tables::default()
+        ..Script::default()
     };
-    let (_, kept) = scan(&mut tables, None, Answers::new()).expect("tables do not fail");
-    tables.asked.clear();
-    tables.links = [vec![veth(5, 0, 2), veth(6, 2, 2)]].into();
-    let (snapshot, _) = scan(&mut tables, None, kept).expect("tables do not fail");
+    let (_, kept) = scan(&mut script, Answers::new());
+    script.asked.clear();
+    script.links = [vec![veth(5, 0, 2), veth(6, 2, 2)]].into();
+    let (snapshot, _) = scan(&mut script, kept);
     let expect = [(5, on_peer(&["10.0.0.2"])), (6, on_peer(&["10.0.0.4"]))];
     assert_eq!(snapshot.behind, expect.into());
-    assert_eq!(tables.asked, [(Nsid(2), Some(2))]);
+    assert_eq!(script.asked, [(Nsid(2), Some(2))]);
 }
