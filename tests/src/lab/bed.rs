@@ -8,9 +8,8 @@
 //! ```
 //!
 //! The node's addresses are on its uplink. The node's ends of the pods' veths
-//! have names without any pattern. Neighbour discovery happens for real;
-//! duplicate address detection, router advertisements, redirects and reverse
-//! path filters are off, as are the kernel's rate limits for ICMP errors.
+//! have names without any pattern. Neighbour discovery happens for real. What is
+//! configured where is `wiring.rs`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,74 +21,22 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::clock::wait_for;
 use super::host::{Host, Inner, Mac};
 use super::ip::ip;
 use super::netns::Netns;
 use super::process::NodeProcess;
+use super::wiring::{
+    INTERFACE, Plan, Wiring, bridge_commands, common_settings, node_commands, node_settings,
+    outside_commands, pod_commands,
+};
 use super::{stale, sys};
-
-/// The interface inside every namespace but the fabric.
-const INTERFACE: &str = "eth0";
-
-/// What routed pods use as gateway (the address that ptp-like CNIs choose).
-const LINK_LOCAL_GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
-const LINK_LOCAL_GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
-
-/// The node's bridge.
-const BRIDGE: &str = "cni0";
 
 /// A veth's link comes up within microseconds; this bounds a loaded machine.
 const LINK_UP: Duration = Duration::from_secs(10);
 
 static NEXT_LAB: AtomicU32 = AtomicU32::new(0);
-
-/// How pods are joined to the node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wiring {
-    /// The node's ends are ports of a bridge that holds the gateway addresses.
-    /// Pods inside [`Plan::pods`] reach each other on the link.
-    Bridged,
-    /// The node has a host route for each pod; every packet is routed.
-    Routed,
-}
-
-/// Addresses of a lab.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    /// The node's own addresses, on its uplink.
-    pub node: (Ipv4Addr, Ipv6Addr),
-    /// Networks of a bridge; the gateway is the first address of each.
-    pub pods: (Ipv4Net, Ipv6Net),
-}
-
-impl Default for Plan {
-    fn default() -> Self {
-        let v4 = Ipv4Net::new(Ipv4Addr::new(10, 244, 0, 0), 16).expect("16 <= 32");
-        let v6 = Ipv6Net::new(Ipv6Addr::new(0xfd10, 0x244, 0, 0, 0, 0, 0, 0), 64);
-        Self {
-            node: (
-                Ipv4Addr::new(192, 168, 77, 10),
-                Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x10),
-            ),
-            pods: (v4, v6.expect("64 <= 128")),
-        }
-    }
-}
-
-impl Plan {
-    fn gateway(&self) -> (Ipv4Addr, Ipv6Addr) {
-        let first = "a network has addresses";
-        let (v4, v6) = self.pods;
-        (
-            v4.hosts().next().expect(first),
-            // The first one is the anycast address of the routers.
-            v6.hosts().nth(1).expect(first),
-        )
-    }
-}
 
 /// A node with pods and outside hosts. Dropping it ends the processes that it
 /// started and removes its namespaces, links and files.
@@ -151,18 +98,7 @@ impl Lab {
         )?;
         let netns = Netns::create(&dir.join("hosts/node"))?;
         common_settings(&netns)?;
-        netns.sysctls(
-            &[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")],
-            false,
-        )?;
-        netns.sysctls(
-            &[
-                ("bridge/bridge-nf-call-iptables", "0"),
-                ("bridge/bridge-nf-call-ip6tables", "0"),
-                ("bridge/bridge-nf-call-arptables", "0"),
-            ],
-            true,
-        )?;
+        node_settings(&netns)?;
         let (v4, v6) = plan.node;
         ip(
             &fabric,
@@ -174,25 +110,7 @@ impl Lab {
                 "link set uplink master lan up".into(),
             ],
         )?;
-        let mut commands = vec![
-            "link set lo up".to_owned(),
-            format!("addr add {v4}/32 dev {INTERFACE}"),
-            format!("link set {INTERFACE} up"),
-            format!("addr add {v6}/128 dev {INTERFACE} nodad"),
-        ];
-        if wiring == Wiring::Bridged {
-            let (gateway_v4, gateway_v6) = plan.gateway();
-            let (net_v4, net_v6) = plan.pods;
-            commands.extend(bridge_commands(BRIDGE, bridge_mac));
-            commands.extend([
-                format!("addr add {gateway_v4}/{} dev {BRIDGE}", net_v4.prefix_len()),
-                format!(
-                    "addr add {gateway_v6}/{} dev {BRIDGE} nodad",
-                    net_v6.prefix_len()
-                ),
-            ]);
-        }
-        ip(&netns, &commands)?;
+        ip(&netns, &node_commands(wiring, &plan, bridge_mac))?;
         wait_running(&netns, INTERFACE)?;
         wait_running(&fabric, "uplink")?;
         Ok(Self {
@@ -247,10 +165,7 @@ impl Lab {
     /// Every address of the node that a pod may see, gateways included.
     pub fn node_addresses(&self) -> Vec<IpAddr> {
         let (v4, v6) = self.plan.node;
-        let (gateway_v4, gateway_v6) = match self.wiring {
-            Wiring::Bridged => self.plan.gateway(),
-            Wiring::Routed => (LINK_LOCAL_GATEWAY_V4, LINK_LOCAL_GATEWAY_V6),
-        };
+        let (gateway_v4, gateway_v6) = self.plan.gateway(self.wiring);
         vec![v4.into(), v6.into(), gateway_v4.into(), gateway_v6.into()]
     }
 
@@ -306,17 +221,15 @@ impl Lab {
             Wiring::Bridged => self.bridge_mac,
             Wiring::Routed => Mac::local(self.names.hash_one(node_interface)),
         };
-        let (node_commands, pod_commands) = match self.wiring {
-            Wiring::Bridged => self.bridged(node_interface, v4, v6),
-            Wiring::Routed => self.routed(node_interface, gateway_mac, v4, v6),
-        };
+        let (on_node, in_pod) =
+            pod_commands(self.wiring, &self.plan, node_interface, gateway_mac, v4, v6);
         let mut commands = vec![format!(
             "link add {node_interface} type veth peer name {INTERFACE} address {mac} netns {}",
             netns.path().display()
         )];
-        commands.extend(node_commands);
+        commands.extend(on_node);
         ip(self.node.netns(), &commands)?;
-        ip(&netns, &pod_commands)?;
+        ip(&netns, &in_pod)?;
         wait_running(&netns, INTERFACE)?;
         wait_running(self.node.netns(), node_interface)?;
         Ok(Host::new(Inner {
@@ -329,90 +242,6 @@ impl Lab {
             mac,
             gateway_mac: Some(gateway_mac),
         }))
-    }
-
-    /// Commands for the node and for a pod on the bridge.
-    fn bridged(
-        &self,
-        node_interface: &str,
-        v4: Option<Ipv4Addr>,
-        v6: Option<Ipv6Addr>,
-    ) -> (Vec<String>, Vec<String>) {
-        let (net_v4, net_v6) = self.plan.pods;
-        let (gateway_v4, gateway_v6) = self.plan.gateway();
-        let mut node = vec![format!("link set {node_interface} master {BRIDGE} up")];
-        let mut pod = vec!["link set lo up".to_owned()];
-        if let Some(v4) = v4 {
-            let on_link = net_v4.contains(&v4);
-            let length = if on_link { net_v4.prefix_len() } else { 32 };
-            pod.push(format!("addr add {v4}/{length} dev {INTERFACE}"));
-            if !on_link {
-                node.push(format!(
-                    "route replace {v4}/32 dev {BRIDGE} src {gateway_v4}"
-                ));
-            }
-        }
-        pod.push(format!("link set {INTERFACE} up"));
-        if v4.is_some() {
-            pod.push(format!(
-                "route add default via {gateway_v4} dev {INTERFACE} onlink"
-            ));
-        }
-        if let Some(v6) = v6 {
-            let on_link = net_v6.contains(&v6);
-            let length = if on_link { net_v6.prefix_len() } else { 128 };
-            pod.push(format!("addr add {v6}/{length} dev {INTERFACE} nodad"));
-            if !on_link {
-                node.push(format!(
-                    "route replace {v6}/128 dev {BRIDGE} src {gateway_v6}"
-                ));
-            }
-            pod.push(format!(
-                "route add default via {gateway_v6} dev {INTERFACE} onlink"
-            ));
-        }
-        (node, pod)
-    }
-
-    /// Commands for the node and for a pod with host routes.
-    fn routed(
-        &self,
-        node_interface: &str,
-        gateway_mac: Mac,
-        v4: Option<Ipv4Addr>,
-        v6: Option<Ipv6Addr>,
-    ) -> (Vec<String>, Vec<String>) {
-        let (node_v4, node_v6) = self.plan.node;
-        let mut node = vec![
-            format!("link set {node_interface} address {gateway_mac}"),
-            format!("addr add {LINK_LOCAL_GATEWAY_V4}/32 dev {node_interface} scope link"),
-            format!("link set {node_interface} up"),
-            format!("addr add {LINK_LOCAL_GATEWAY_V6}/64 dev {node_interface} nodad"),
-        ];
-        let mut pod = vec!["link set lo up".to_owned()];
-        if let Some(v4) = v4 {
-            node.push(format!(
-                "route replace {v4}/32 dev {node_interface} src {node_v4}"
-            ));
-            pod.push(format!("addr add {v4}/32 dev {INTERFACE}"));
-        }
-        pod.push(format!("link set {INTERFACE} up"));
-        if v4.is_some() {
-            pod.extend([
-                format!("route add {LINK_LOCAL_GATEWAY_V4} dev {INTERFACE} scope link"),
-                format!("route add default via {LINK_LOCAL_GATEWAY_V4} dev {INTERFACE}"),
-            ]);
-        }
-        if let Some(v6) = v6 {
-            node.push(format!(
-                "route replace {v6}/128 dev {node_interface} src {node_v6}"
-            ));
-            pod.extend([
-                format!("addr add {v6}/128 dev {INTERFACE} nodad"),
-                format!("route add default via {LINK_LOCAL_GATEWAY_V6} dev {INTERFACE}"),
-            ]);
-        }
-        (node, pod)
     }
 
     /// Deletes a pod as a CNI does: the veth at once, then the namespace's name.
@@ -449,31 +278,8 @@ impl Lab {
         let (v4, v6) = (v4.into(), v6.into());
         let netns = Netns::create(&self.dir.join("hosts").join(name))?;
         common_settings(&netns)?;
-        let (node_v4, node_v6) = self.plan.node;
         let (mac, port) = (self.mac_of(v4, v6), self.free_name());
-        let mut node = Vec::new();
-        let mut host = vec!["link set lo up".to_owned()];
-        if let Some(v4) = v4 {
-            node.push(format!(
-                "route replace {v4}/32 dev {INTERFACE} src {node_v4}"
-            ));
-            host.push(format!("addr add {v4}/32 dev {INTERFACE}"));
-        }
-        host.push(format!("link set {INTERFACE} up"));
-        if v4.is_some() {
-            host.push(format!(
-                "route add default via {node_v4} dev {INTERFACE} onlink"
-            ));
-        }
-        if let Some(v6) = v6 {
-            node.push(format!(
-                "route replace {v6}/128 dev {INTERFACE} src {node_v6}"
-            ));
-            host.extend([
-                format!("addr add {v6}/128 dev {INTERFACE} nodad"),
-                format!("route add default via {node_v6} dev {INTERFACE} onlink"),
-            ]);
-        }
+        let (on_node, in_host) = outside_commands(&self.plan, v4, v6);
         ip(
             &self.fabric,
             &[
@@ -484,8 +290,8 @@ impl Lab {
                 format!("link set {port} master lan up"),
             ],
         )?;
-        ip(self.node.netns(), &node)?;
-        ip(&netns, &host)?;
+        ip(self.node.netns(), &on_node)?;
+        ip(&netns, &in_host)?;
         wait_running(&netns, INTERFACE)?;
         wait_running(&self.fabric, &port)?;
         let host = Host::new(Inner {
@@ -563,7 +369,6 @@ impl Lab {
         self.named += 1;
         let mut bits = self.names.hash_one(self.named);
         let length = 5 + bits % 9;
-        bits |= 1;
         let mut name = String::new();
         for position in 0..length {
             // The first one is a letter: some tools take digits for an index.
@@ -609,6 +414,7 @@ impl Drop for Lab {
         let hosts = self.pods.values().chain(self.outside.values());
         results.extend(hosts.map(|host| host.netns().unname()));
         results.extend([self.node.netns().unname(), self.fabric.unname()]);
+        results.push(stale::unmount_below(&self.dir));
         results.push(
             fs::remove_dir_all(&self.dir).with_context(|| format!("remove {}", self.dir.display())),
         );
@@ -618,16 +424,7 @@ impl Drop for Lab {
     }
 }
 
-fn bridge_commands(name: &str, mac: Mac) -> Vec<String> {
-    vec![
-        // Snooping would hold back neighbour solicitations without a querier.
-        format!(
-            "link add {name} address {mac} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
-        ),
-        format!("link set {name} up"),
-    ]
-}
-
+/// Waits until both ends of a veth see the link.
 fn wait_running(netns: &Netns, interface: &str) -> Result<()> {
     netns.run(|| {
         wait_for(&format!("link of {interface}"), LINK_UP, || {
@@ -635,40 +432,4 @@ fn wait_running(netns: &Netns, interface: &str) -> Result<()> {
         })
     })??;
     Ok(())
-}
-
-/// Settings of every namespace of the lab.
-fn common_settings(netns: &Netns) -> Result<()> {
-    netns.sysctls(
-        &[
-            ("ipv4/conf/all/rp_filter", "0"),
-            ("ipv4/conf/default/rp_filter", "0"),
-            ("ipv4/conf/all/send_redirects", "0"),
-            ("ipv4/conf/default/send_redirects", "0"),
-            ("ipv4/conf/all/accept_redirects", "0"),
-            ("ipv4/conf/default/accept_redirects", "0"),
-            ("ipv4/conf/default/arp_notify", "1"),
-            ("ipv4/ping_group_range", "0 2147483647"),
-            ("ipv6/conf/all/accept_dad", "0"),
-            ("ipv6/conf/default/accept_dad", "0"),
-            ("ipv6/conf/default/dad_transmits", "0"),
-            ("ipv6/conf/all/accept_ra", "0"),
-            ("ipv6/conf/default/accept_ra", "0"),
-            ("ipv6/conf/default/autoconf", "0"),
-            ("ipv6/conf/all/accept_redirects", "0"),
-            ("ipv6/conf/default/accept_redirects", "0"),
-            ("ipv6/conf/default/ndisc_notify", "1"),
-            ("ipv6/conf/default/router_solicitations", "0"),
-        ],
-        false,
-    )?;
-    netns.sysctls(
-        &[
-            ("ipv4/icmp_ratelimit", "0"),
-            ("ipv4/icmp_msgs_per_sec", "1000000"),
-            ("ipv4/icmp_msgs_burst", "1000000"),
-            ("ipv6/icmp/ratelimit", "0"),
-        ],
-        true,
-    )
 }

@@ -34,8 +34,9 @@ mod stale;
 mod sys;
 mod tcp_flow;
 mod udp_stream;
+mod wiring;
 
-pub use bed::{Lab, Plan, Wiring};
+pub use bed::Lab;
 pub use churn::{ChurnReport, ChurnSpec, TcpChurn};
 pub use clock::{now_ns, wait_for};
 pub use frame::{arp_reply, arp_request, ethernet, redirect, router_advertisement};
@@ -49,3 +50,4 @@ pub use server::{ServeSpec, Server};
 pub use sniffer::{Direction, Sniffed, Sniffer};
 pub use tcp_flow::{TcpFlow, TcpReport, TcpSpec, message_of};
 pub use udp_stream::{Arrival, UdpReport, UdpSpec, UdpStream};
+pub use wiring::{Plan, Wiring};

@@ -109,7 +109,10 @@ impl Netns {
     /// Takes the name away; the namespace lives on while something uses it.
     pub(crate) fn unname(&self) -> Result<()> {
         if self.mounted.swap(false, Ordering::AcqRel) {
-            unname_path(&self.path)?;
+            let path = &self.path;
+            unmount(path, UnmountFlags::DETACH)
+                .with_context(|| format!("unmount {}", path.display()))?;
+            std::fs::remove_file(path).with_context(|| format!("remove {}", path.display()))?;
         }
         Ok(())
     }
@@ -121,12 +124,6 @@ impl Drop for Netns {
             eprintln!("lab: {error:#}");
         }
     }
-}
-
-/// Unmounts and removes a name made by [`Netns::create`].
-pub(crate) fn unname_path(path: &Path) -> Result<()> {
-    unmount(path, UnmountFlags::DETACH).with_context(|| format!("unmount {}", path.display()))?;
-    std::fs::remove_file(path).with_context(|| format!("remove {}", path.display()))
 }
 
 /// Runs `work` on a thread that ends with it, so that a change of namespace

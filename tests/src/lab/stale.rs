@@ -10,9 +10,8 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
-
-use super::netns::unname_path;
 
 const PREFIX: &str = "policy-lab-";
 const OWNER: &str = "owner";
@@ -96,12 +95,42 @@ fn remove(dir: &Path) -> Result<()> {
             kill_process(pid, Signal::KILL).with_context(|| format!("kill process {line}"))?;
         }
     }
-    for part in ["netns", "hosts"] {
-        for entry in fs::read_dir(dir.join(part)).into_iter().flatten().flatten() {
-            unname_path(&entry.path())?;
+    unmount_below(dir)?;
+    fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display()))
+}
+
+/// Unmounts whatever is mounted below `dir`: namespaces, and what a process of
+/// the lab mounted for itself.
+pub(crate) fn unmount_below(dir: &Path) -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("read the mounts")?;
+    // Later mounts may lie below earlier ones.
+    for line in mounts.lines().rev() {
+        let target = line.split(' ').nth(4).map(unescape);
+        if let Some(target) = target.filter(|target| target.starts_with(dir)) {
+            unmount(&target, UnmountFlags::DETACH)
+                .with_context(|| format!("unmount {}", target.display()))?;
         }
     }
-    fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display()))
+    Ok(())
+}
+
+/// A path of mountinfo, where blanks and the like are octal (proc(5)).
+fn unescape(field: &str) -> PathBuf {
+    let mut parts = field.split('\\');
+    let mut path = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let code = part
+            .get(..3)
+            .and_then(|code| u8::from_str_radix(code, 8).ok());
+        match code {
+            Some(code) => {
+                path.push(char::from(code));
+                path.push_str(&part[3..]);
+            }
+            None => path.push_str(part),
+        }
+    }
+    path.into()
 }
 
 /// Whether the process of an [`identity`] still runs.
@@ -127,4 +156,24 @@ fn identity(pid: u32) -> Option<String> {
 fn pid_namespace() -> Result<String> {
     let link = fs::read_link("/proc/self/ns/pid").context("read /proc/self/ns/pid")?;
     Ok(link.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_is_alive_and_one_of_another_start_time_is_not() {
+        let own = identity(std::process::id()).expect("this process has an entry");
+        assert!(is_alive(&own));
+        let (pid, start) = own.split_once(' ').expect("two fields");
+        assert!(!is_alive(&format!("{pid} {start}1")));
+        assert!(!is_alive("no number"));
+    }
+
+    #[test]
+    fn mounted_paths_are_unescaped() {
+        assert_eq!(unescape("/tmp/a\\040b\\134c"), Path::new("/tmp/a b\\c"));
+        assert_eq!(unescape("/tmp/plain"), Path::new("/tmp/plain"));
+    }
 }
