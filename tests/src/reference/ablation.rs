@@ -265,19 +265,19 @@ impl<'c> Ablation<'c> {
 
     /// Whether the answer changes when the chosen pods at either end are altered.
     fn pods_matter(&self, choose: impl Fn(&Pod) -> bool, alter: impl Fn(&mut Pod)) -> bool {
+        // Only pods that show one of the packet's addresses have a part in its verdict.
         let ends = [self.packet.source, self.packet.destination];
-        let chosen = |pod: &Pod| choose(pod) && ends.iter().any(|ip| pod.addresses.contains(ip));
-        if !self.cluster.pods.values().any(chosen) {
+        let involved = |pod: &Pod| ends.iter().any(|ip| pod.addresses.contains(ip));
+        let mut pods = self.cluster.pods.values();
+        if !pods.any(|pod| choose(pod) && involved(pod)) {
             return false;
         }
-        let mut cluster = self.cluster.clone();
-        cluster
-            .pods
-            .values_mut()
-            .filter(|p| chosen(p))
-            .for_each(alter);
-        cluster.find_owners();
-        cluster.judge(&self.packet).allowed != self.allowed
+        let altered = self.cluster.excerpt(involved, |pod| {
+            if choose(pod) {
+                alter(pod);
+            }
+        });
+        altered.judge(&self.packet).allowed != self.allowed
     }
 }
 

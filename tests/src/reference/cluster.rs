@@ -89,18 +89,36 @@ impl Cluster {
         }
     }
 
-    /// Gives every address to one pod. To be called again after a change of pods.
+    /// Gives every address to one pod.
     ///
     /// Semantics 7: a finished pod has released its address, and its later updates must not
     /// steal it back; several live pods may show one address for a moment. The newest of them
     /// has it: by creationTimestamp, then uid, then name, a missing one being the oldest.
-    pub(super) fn find_owners(&mut self) {
+    fn find_owners(&mut self) {
         let mut by_age: Vec<_> = self.pods.iter().filter(|(_, pod)| pod.counts()).collect();
         by_age.sort_by_key(|(name, pod)| (pod.age.clone(), (*name).clone()));
         self.owners = by_age
             .into_iter()
             .flat_map(|(name, pod)| pod.addresses.iter().map(|ip| (*ip, name.clone())))
             .collect();
+    }
+
+    /// The same cluster with the chosen pods only, altered, and their owners found again.
+    pub(super) fn excerpt(&self, choose: impl Fn(&Pod) -> bool, alter: impl Fn(&mut Pod)) -> Self {
+        let chosen = self.pods.iter().filter(|(_, pod)| choose(pod));
+        let mut pods: BTreeMap<_, _> = chosen
+            .map(|(key, pod)| (key.clone(), pod.clone()))
+            .collect();
+        pods.values_mut().for_each(alter);
+        let mut excerpt = Self {
+            pods,
+            policies: self.policies.clone(),
+            namespaces: self.namespaces.clone(),
+            nodes: self.nodes.clone(),
+            owners: BTreeMap::new(),
+        };
+        excerpt.find_owners();
+        excerpt
     }
 
     /// The pod whose address this is, for subjects, selectors and named ports.

@@ -100,6 +100,14 @@ pub fn features(cluster: &Cluster, probe: &Probe) -> Result<Features, ProbeError
     Ok(found)
 }
 
+/// Whether one feature decides what becomes of a probe; cheaper than all of [`features`].
+///
+/// # Errors
+/// If the probe does not describe one packet.
+pub fn decides(cluster: &Cluster, probe: &Probe, feature: Feature) -> Result<bool, ProbeError> {
+    Ok(Ablation::new(cluster, cluster.packet(probe)?).decides(feature))
+}
+
 /// How often each feature decided, over many probes.
 #[derive(Clone, Debug, Default)]
 pub struct Histogram {
@@ -145,6 +153,16 @@ impl Histogram {
     /// How many probes the feature decided.
     pub fn count(&self, feature: Feature) -> usize {
         self.counts[feature as usize]
+    }
+
+    /// Adds what another histogram counted.
+    pub fn merge(&mut self, other: &Self) {
+        self.probes += other.probes;
+        self.allowed += other.allowed;
+        self.open += other.open;
+        for (count, more) in self.counts.iter_mut().zip(other.counts) {
+            *count += more;
+        }
     }
 
     /// `count` in thousandths of all probes, rounded down.

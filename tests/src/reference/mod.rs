@@ -41,7 +41,7 @@ mod tests;
 
 pub use block::Cidr;
 pub use cluster::Cluster;
-pub use feature::{Feature, Features, Histogram, features};
+pub use feature::{Feature, Features, Histogram, decides, features};
 pub use judge::{Answer, Reason, RuleRef, Side};
 pub use policy::Direction;
 pub use port::Protocol;
