@@ -13,12 +13,13 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use aya_obj::Object;
 
 use crate::{
     job::{Job, announce},
     setup::{self, Need},
+    strip,
     toolchain::BpfToolchain,
     workspace::Workspace,
 };
@@ -108,10 +109,10 @@ pub(crate) fn build(workspace: &Workspace, variant: Variant) -> Result<PathBuf> 
     Job::new("build-ebpf", command, BUILD_LIMIT)
         .limit_child("bpf-linker", LINK_LIMIT)
         .run()
-        .with_context(|| {
-            format!(
-                "with {} and {}; if the linker rejects the bitcode, its LLVM is older than \
-                 rustc's: `cargo xtask setup`, or another POLICY_BPF_TOOLCHAIN",
+        .map_err(|error| {
+            anyhow!(
+                "{error:#}\n(with {} and {}; if the linker rejected the bitcode, its LLVM is \
+                 older than rustc's: try `cargo xtask setup`, or another POLICY_BPF_TOOLCHAIN)",
                 toolchain.compiler,
                 toolchain.linker.display()
             )
@@ -147,6 +148,8 @@ fn publish(workspace: &Workspace, object: &Path, built_from: &str) -> Result<Pat
         .join(TARGET)
         .join("release/policy-ebpf");
     let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    let bytes = strip::debug_sections(&bytes)
+        .with_context(|| format!("cannot strip {}", workspace.shown(&built)))?;
     let contents =
         inspect(&bytes).with_context(|| format!("{} cannot be loaded", workspace.shown(&built)))?;
     let changed = replace(object, &bytes)?;

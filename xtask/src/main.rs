@@ -11,6 +11,7 @@ mod job;
 mod lint;
 mod programs;
 mod setup;
+mod strip;
 mod tally;
 mod test;
 mod tidy;
