@@ -35,8 +35,8 @@ impl Kernel for Script {
     }
 
     fn link(&mut self, index: u32) -> Result<Option<Link>, IfaceError> {
-        let now = self.links.front().into_iter().flatten();
-        Ok(now.filter(|link| link.index == index).cloned().next())
+        let mut now = self.links.front().into_iter().flatten();
+        Ok(now.find(|link| link.index == index).cloned())
     }
 
     fn own_addresses(&mut self) -> Result<Vec<OwnAddress>, IfaceError> {
