@@ -277,7 +277,12 @@ impl<'c> Ablation<'c> {
                 alter(pod);
             }
         });
-        altered.judge(&self.packet).allowed != self.allowed
+        // A pod that did not count brings the policies of its namespace along.
+        let policies = self.cluster.policies.values().filter(|policy| {
+            let mut pods = altered.pods.values();
+            pods.any(|pod| pod.namespace == policy.namespace)
+        });
+        judge(&altered, policies, &self.packet).allowed != self.allowed
     }
 }
 

@@ -103,20 +103,19 @@ impl Cluster {
             .collect();
     }
 
-    /// The same cluster with the chosen pods only, altered, and their owners found again.
+    /// The chosen pods, altered, with their namespaces and nodes; without policies.
     pub(super) fn excerpt(&self, choose: impl Fn(&Pod) -> bool, alter: impl Fn(&mut Pod)) -> Self {
-        let chosen = self.pods.iter().filter(|(_, pod)| choose(pod));
-        let mut pods: BTreeMap<_, _> = chosen
-            .map(|(key, pod)| (key.clone(), pod.clone()))
-            .collect();
-        pods.values_mut().for_each(alter);
-        let mut excerpt = Self {
-            pods,
-            policies: self.policies.clone(),
-            namespaces: self.namespaces.clone(),
-            nodes: self.nodes.clone(),
-            owners: BTreeMap::new(),
-        };
+        let mut excerpt = Self::default();
+        for (key, pod) in self.pods.iter().filter(|(_, pod)| choose(pod)) {
+            let mut pod = pod.clone();
+            alter(&mut pod);
+            let labels = self.namespace_labels(&pod.namespace);
+            excerpt.namespaces.insert(pod.namespace.clone(), labels);
+            if let Some(entry) = pod.node.as_ref().and_then(|n| self.nodes.get_key_value(n)) {
+                excerpt.nodes.insert(entry.0.clone(), entry.1.clone());
+            }
+            excerpt.pods.insert(key.clone(), pod);
+        }
         excerpt.find_owners();
         excerpt
     }
