@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::support::{Case, run};
+use super::support::{Case, check, pod, policy, run, world};
 
 /// Asserts that a peer beside a good one matches nothing and takes nothing from the good one,
 /// and that alone it leaves the pod isolated, in both directions.
@@ -140,6 +140,7 @@ fn bad_selectors_as_peers_match_nothing() {
 fn a_subject_selector_that_cannot_be_understood_selects_the_namespace() {
     for selector in [
         json!({"matchExpressions": [{"key": "app", "operator": "Matches", "values": ["db"]}]}),
+        json!({"matchExpressions": [{"key": "app", "operator": "In", "values": []}]}),
         json!({"matchLabels": {"app": "db", "x": "no spaces"}}),
         json!({"matchLabels": {"app": 1}}),
         json!([]),
@@ -161,6 +162,7 @@ fn a_subject_selector_that_cannot_be_understood_selects_the_namespace() {
 fn bad_port_entries_match_nothing_and_leave_their_neighbours() {
     for entry in [
         json!({"port": 0}),
+        json!({"port": 0, "endPort": 65535}),
         json!({"port": 65536}),
         json!({"port": -1}),
         json!({"port": 80.5}),
@@ -207,6 +209,29 @@ fn bad_port_entries_match_nothing_and_leave_their_neighbours() {
             },
         ]);
     }
+}
+
+#[test]
+fn a_port_name_is_not_longer_than_fifteen_letters() {
+    let mut objects = world();
+    let mut odd = pod("a/odd", &[], &["10.244.7.1"]);
+    odd["spec"]["containers"] = json!([{"ports": [
+        {"name": "fifteen-letters", "containerPort": 15},
+        {"name": "sixteen--letters", "containerPort": 16},
+        {"name": "sixteen-letters1", "containerPort": 17},
+    ]}]);
+    objects.push(odd);
+    let ports: Vec<Value> = ["fifteen-letters", "sixteen--letters", "sixteen-letters1"]
+        .iter()
+        .map(|name| json!({ "port": name }))
+        .collect();
+    objects.push(policy("a/p", json!({"ingress": [{"ports": ports}]})));
+    check(
+        "names that no API server accepts",
+        &objects,
+        &["b/web > a/odd 15/TCP"],
+        &["b/web > a/odd 16/TCP", "b/web > a/odd 17/TCP"],
+    );
 }
 
 #[test]
