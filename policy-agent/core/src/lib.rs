@@ -9,8 +9,11 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod compile;
 pub mod desired;
 pub mod diagnostic;
+pub mod engine;
 pub mod model;
 pub mod ops;
+pub mod resolve;
 pub mod store;
