@@ -195,6 +195,14 @@ fn starts(program: &str) -> bool {
 }
 
 fn install(workspace: &Workspace, missing: &[Lack]) -> Result<()> {
+    let compiler = Remedy::Packages(&RUST_PACKAGES);
+    if toolchain::is_chosen() && missing.iter().any(|lack| lack.remedy == compiler) {
+        bail!(
+            "the compiler that POLICY_BPF_TOOLCHAIN, POLICY_BPF_CARGO or POLICY_BPF_RUSTC chooses \
+             will not do, see above (a rustup toolchain needs: rustup component add rust-src \
+             --toolchain NAME); without these variables setup chooses"
+        );
+    }
     let packages = packages(missing);
     if !packages.is_empty() {
         install_packages(workspace, &packages)?;

@@ -210,6 +210,14 @@ impl fmt::Display for Origin {
     }
 }
 
+/// Whether the user chose a compiler, which `setup` then has no say in.
+pub(crate) fn is_chosen() -> bool {
+    let chosen = |variable| env::var_os(variable).is_some();
+    chosen("POLICY_BPF_CARGO")
+        || chosen("POLICY_BPF_RUSTC")
+        || env::var("POLICY_BPF_TOOLCHAIN").is_ok_and(|name| name != SYSTEM)
+}
+
 /// bpf-linker, where one is installed and starts.
 pub(crate) fn linker() -> Option<PathBuf> {
     let path = match env::var_os("POLICY_BPF_LINKER") {
