@@ -1,3 +1,77 @@
-//! The kernel programs.
+//! The kernel programs: `from_pod` and `to_pod` on the host side of each pod's
+//! veth, and `prefilter`, the XDP program on the node's own interfaces.
+//!
+//! One program per direction serves all pods. What they decide, and why, is in
+//! `policy-common`; here is only what needs a kernel:
+//!
+//! - [`maps`]: the maps.
+//! - [`skb`]: a packet's bytes and metadata.
+//! - [`tables`]: policy, identities and connection records in the maps.
+//! - [`clock`]: time.
+//! - [`emit`]: counters and events.
+//! - [`pod`]: the path of a packet from or to a pod.
+//! - [`prefilter`]: the XDP program.
+#![feature(core_intrinsics)]
+#![expect(
+    internal_features,
+    reason = "atomic addition without a result is the only form that BPF has, and only the intrinsic is it"
+)]
 #![no_std]
 #![no_main]
+
+#[cfg(feature = "bench")]
+mod bench;
+mod clock;
+mod emit;
+mod maps;
+mod pod;
+mod prefilter;
+mod skb;
+mod tables;
+
+use aya_ebpf::bindings::{TC_ACT_SHOT, xdp_action};
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
+
+/// TCX_NEXT and TC_ACT_UNSPEC: the next program on the hook, if any, decides.
+/// Never TCX_PASS, which would end the chain and disable other people's programs.
+const NEXT: i32 = -1;
+
+/// What the pod sends: TCX ingress (or clsact ingress) of its veth's host side.
+#[classifier]
+pub fn from_pod(ctx: TcContext) -> i32 {
+    action(pod::passes::<true>(&ctx))
+}
+
+/// What the pod receives: TCX egress (or clsact egress) of its veth's host side.
+#[classifier]
+pub fn to_pod(ctx: TcContext) -> i32 {
+    action(pod::passes::<false>(&ctx))
+}
+
+/// Drops the sources that the operator named, before the stack sees them.
+#[xdp(frags)]
+pub fn prefilter(ctx: XdpContext) -> u32 {
+    if prefilter::denies(&ctx) {
+        xdp_action::XDP_DROP
+    } else {
+        xdp_action::XDP_PASS
+    }
+}
+
+#[inline(always)]
+fn action(passes: bool) -> i32 {
+    if passes { NEXT } else { TC_ACT_SHOT }
+}
+
+/// The licence that the kernel asks for: helpers used here are GPL only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // SAFETY: nothing in these programs panics; if a path that could were ever
+    // compiled in, the verifier would reject the program, which is what we want.
+    unsafe { core::hint::unreachable_unchecked() }
+}

@@ -22,6 +22,9 @@ pub trait PolicyTables {
     fn extent(&self, index: u32) -> Option<Interval>;
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "three")]
+const INLINE: u32 = INLINE_INTERVALS as u32;
+
 /// A policy's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Judgement {
@@ -108,9 +111,9 @@ pub fn judge<T: PolicyTables>(
 fn ask<T: PolicyTables>(tables: &T, set: &PortSet, point: u32) -> Judgement {
     if set.extent == 0 {
         let mut i = 0;
-        while i < INLINE_INTERVALS {
-            let interval = &set.inline[i];
-            if (i as u32) < set.count && interval.first <= point && point <= interval.last {
+        while i < INLINE {
+            let interval = &set.inline[i as usize];
+            if i < set.count && interval.first <= point && point <= interval.last {
                 return Judgement::from_action(interval.action, interval.rule);
             }
             i += 1;

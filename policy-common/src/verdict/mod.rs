@@ -1,7 +1,13 @@
 //! The decision. One procedure for the kernel, for `simulate` and for tests.
 //!
+//! - [`gate`]: what passes or is dropped before any policy is asked.
 //! - [`judge`]: what a policy says to an identity, protocol and port.
+//! - [`decide`]: policy and connection records together.
 
+pub mod decide;
+pub mod gate;
 pub mod judge;
 
+pub use decide::{Identities, Peer, Records, Scene, Table, Verdict, decide};
+pub use gate::{Gate, gate};
 pub use judge::{Judgement, PolicyTables, judge};

@@ -1,0 +1,416 @@
+//! Policy and connection records together: the verdict on one packet.
+//!
+//! Policy is asked first, in the packet's own direction; a record is what lets
+//! a reply through that policy would not. Two things are judged in the
+//! direction in which the connection was opened instead: TCP that has a record,
+//! so that a revoked connection is cut both ways at once, and replies.
+//!
+//! What keeps a revoked connection from reviving itself in reverse: only an
+//! opener's packet makes a record, and a record whose opener's direction is no
+//! longer allowed is neither refreshed nor turned round by anything.
+
+use crate::abi::Direction;
+use crate::abi::conntrack::{
+    CT_CONFIRMED, CT_FROM_NODE, CT_OPENED_BY_POD, CT_REPLIED, CtEntry, CtKey,
+};
+use crate::abi::endpoint::PolicyWord;
+use crate::abi::event::DropReason;
+use crate::abi::identity::{self, Identity};
+use crate::abi::policy::RuleId;
+use crate::abi::stats;
+use crate::conntrack;
+use crate::packet::{Kind, Packet, Words, bytes16};
+
+use super::judge::{Judgement, PolicyTables, judge};
+
+/// Who an address is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// Its class.
+    pub identity: Identity,
+    /// It is this node's own.
+    pub node: bool,
+}
+
+impl Peer {
+    /// An address that no peer matches.
+    pub const OTHER: Self = Self {
+        identity: identity::OTHER,
+        node: false,
+    };
+}
+
+/// Where addresses get their identity.
+pub trait Identities {
+    /// Who an address is: its own row, else its longest prefix, else
+    /// [`Peer::OTHER`]. A row that cannot be trusted is
+    /// [`identity::UNRESOLVED`].
+    fn peer(&self, family: u8, address: Words) -> Peer;
+}
+
+/// Where a record is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Table {
+    /// Confirmed connections of isolated endpoints; nothing is evicted.
+    Main,
+    /// Connections whose opener has not answered a reply; may evict.
+    Pending,
+    /// Connections of endpoints that nothing isolates; may evict.
+    Open,
+}
+
+/// Connection records, wherever they are.
+pub trait Records {
+    /// A way to reach a record that was found.
+    type Record: Copy;
+
+    /// The record of a key, live or not.
+    fn find(&self, table: Table, key: &CtKey) -> Option<Self::Record>;
+
+    /// Its contents now.
+    fn read(&self, record: Self::Record) -> CtEntry;
+
+    /// Writes flags, generation and time of a record whose tag is still this.
+    fn write(&self, record: Self::Record, entry: &CtEntry);
+
+    /// Adds a record or replaces the one there; false: there is no room.
+    fn insert(&self, table: Table, key: &CtKey, entry: &CtEntry) -> bool;
+
+    /// Removes a record.
+    fn delete(&self, table: Table, key: &CtKey);
+
+    /// Whether the endpoint in this slot may have one more confirmed record.
+    fn has_budget(&self, slot: u32) -> bool;
+
+    /// Books a new confirmed record.
+    fn count_created(&self, slot: u32);
+
+    /// Adds one to a counter of [`stats`].
+    fn count(&self, counter: u32);
+}
+
+/// Where and when a packet was seen.
+#[derive(Debug, Clone, Copy)]
+pub struct Scene {
+    /// Slot of the endpoint.
+    pub slot: u32,
+    /// Number of the endpoint.
+    pub endpoint: u32,
+    /// Its policies.
+    pub word: PolicyWord,
+    /// Which way the packet goes.
+    pub direction: Direction,
+    /// It did not come in by any interface: the node sent it, unless its source
+    /// address says otherwise.
+    pub local_origin: bool,
+    /// It comes back to the pod that sent it (through a Service): passes.
+    pub hairpin: bool,
+    /// Enforcement is switched off.
+    pub off: bool,
+    /// CLOCK_MONOTONIC, nanoseconds; coarse is good enough.
+    pub now_ns: u64,
+}
+
+/// What happens to a packet, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    /// `None`: it passes.
+    pub denied: Option<DropReason>,
+    /// Rule that decided; 0 if none was asked.
+    pub rule: RuleId,
+    /// Class of the peer, where it was looked up.
+    pub identity: Identity,
+    /// A rule asks for a report.
+    pub log: bool,
+    /// The same flow may pass without asking again while the generation lasts.
+    pub cacheable: bool,
+}
+
+impl Verdict {
+    /// Drops for a reason that no policy gave.
+    #[inline(always)]
+    pub const fn drop(reason: DropReason) -> Self {
+        Self {
+            denied: Some(reason),
+            rule: 0,
+            identity: identity::OTHER,
+            log: false,
+            cacheable: false,
+        }
+    }
+
+    /// Passes for a reason that no policy gave.
+    pub const PASS: Self = Self {
+        denied: None,
+        rule: 0,
+        identity: identity::OTHER,
+        log: false,
+        cacheable: false,
+    };
+
+    /// Whether the packet passes.
+    #[inline(always)]
+    pub const fn passes(&self) -> bool {
+        self.denied.is_none()
+    }
+}
+
+/// Generation of a record that no policy has judged: asked about at its next
+/// packet. Words start at 1.
+const NEVER_JUDGED: u32 = 0;
+
+/// Decides on an IP packet that the [`super::gate`] hands over.
+#[inline(always)]
+pub fn decide<T: PolicyTables + Identities, R: Records>(
+    tables: &T,
+    records: &R,
+    scene: &Scene,
+    packet: &Packet,
+) -> Verdict {
+    let direction = scene.direction;
+    let word = if scene.off { PolicyWord(0) } else { scene.word };
+    let own_policy = word.policy(direction);
+    let (peer_address, peer_port, local_port) = match direction {
+        Direction::Ingress => (packet.src, packet.src_port, packet.dst_port),
+        Direction::Egress => (packet.dst, packet.dst_port, packet.src_port),
+    };
+    if packet.kind == Kind::Fragment {
+        return if own_policy == PolicyWord::NOT_ISOLATED {
+            Verdict::PASS
+        } else {
+            Verdict::drop(DropReason::Fragment)
+        };
+    }
+
+    let peer = tables.peer(packet.family, peer_address);
+    let from_node = direction == Direction::Ingress && scene.local_origin && peer.node;
+    let key = CtKey {
+        peer: bytes16(peer_address),
+        endpoint: scene.endpoint,
+        local_port,
+        peer_port,
+        protocol: packet.protocol,
+        family: packet.family,
+        pad: [0; 2],
+    };
+    let tag = conntrack::tag(&key);
+    let isolated = word.policy(Direction::Ingress) != PolicyWord::NOT_ISOLATED
+        || word.policy(Direction::Egress) != PolicyWord::NOT_ISOLATED;
+    let found = find_live(records, &key, tag, isolated, scene.now_ns);
+    let current = if scene.off {
+        NEVER_JUDGED
+    } else {
+        scene.word.generation()
+    };
+
+    // Which direction answers for this packet: the opener's for TCP that has a
+    // record, else its own.
+    let followed = packet.kind.is_midstream_tcp() && found.is_some();
+    let entry = match found {
+        Some((_, _, entry)) => entry,
+        None => CtEntry {
+            tag,
+            flags: 0,
+            generation: NEVER_JUDGED,
+            slot: scene.slot,
+            last_seen_ns: 0,
+        },
+    };
+    let opener = if entry.flags & CT_OPENED_BY_POD != 0 {
+        Direction::Egress
+    } else {
+        Direction::Ingress
+    };
+    let exempt = scene.hairpin || from_node;
+    // The opener's direction was judged under the word in force, or needs not be.
+    let agreed = word.policy(opener) == PolicyWord::NOT_ISOLATED
+        || (entry.generation == current && !scene.off)
+        || entry.flags & CT_FROM_NODE != 0;
+
+    let asked = if followed { opener } else { direction };
+    let spared = exempt || word.policy(asked) == PolicyWord::NOT_ISOLATED || (followed && agreed);
+    let first = if spared {
+        Judgement::ALLOW
+    } else {
+        ask(
+            tables,
+            word,
+            asked,
+            peer.identity,
+            packet,
+            local_port,
+            peer_port,
+        )
+    };
+
+    let mut pass = first.allows();
+    let mut confirmed_or_stateless = packet.kind != Kind::Datagram;
+    if let Some((table, record, _)) = found {
+        let other_opened = opener != direction;
+        let opener_ok = if followed || !other_opened {
+            pass
+        } else if agreed {
+            true
+        } else {
+            ask(
+                tables,
+                word,
+                opener,
+                peer.identity,
+                packet,
+                local_port,
+                peer_port,
+            )
+            .allows()
+        };
+        if !followed && other_opened && opener_ok && !packet.kind.only_opens() {
+            pass = true;
+        }
+        if !opener_ok {
+            records.count(stats::CT_REVOKED);
+            confirmed_or_stateless = false;
+        } else if other_opened && packet.kind.only_opens() {
+            // A new connection the other way on the same ports. It takes the
+            // record over when the old one has ended; else the old one stays.
+            if pass && conntrack::is_over(entry.flags) {
+                let fresh = fresh_entry(scene, &entry, from_node, current);
+                records.write(record, &fresh);
+            }
+            confirmed_or_stateless = false;
+        } else if pass {
+            let fresh_start = packet.kind.only_opens() && conntrack::is_over(entry.flags);
+            let mut flags = if fresh_start {
+                entry.flags & (CT_OPENED_BY_POD | CT_FROM_NODE)
+            } else {
+                conntrack::next_flags(entry.flags, packet.kind, !other_opened)
+            };
+            if from_node {
+                flags |= CT_FROM_NODE;
+            }
+            let stale = scene.now_ns.saturating_sub(entry.last_seen_ns) >= conntrack::REFRESH_NS;
+            if entry.generation != current {
+                records.count(stats::CT_REVALIDATED);
+            }
+            if flags != entry.flags || stale || entry.generation != current {
+                let next = CtEntry {
+                    flags,
+                    generation: current,
+                    last_seen_ns: scene.now_ns,
+                    ..entry
+                };
+                records.write(record, &next);
+                if flags & CT_CONFIRMED != 0 && table != Table::Main && isolated {
+                    promote(records, table, &key, &next);
+                }
+            }
+            confirmed_or_stateless =
+                flags & CT_CONFIRMED != 0 || (!other_opened && flags & CT_REPLIED == 0);
+        }
+    } else if pass && packet.kind.opens() {
+        let fresh = fresh_entry(scene, &entry, from_node, current);
+        let table = if isolated {
+            Table::Pending
+        } else {
+            Table::Open
+        };
+        if !records.insert(table, &key, &fresh) {
+            records.count(stats::CT_FULL);
+        }
+        confirmed_or_stateless = false;
+    }
+
+    Verdict {
+        denied: if pass { None } else { first.denied },
+        rule: first.rule,
+        identity: peer.identity,
+        log: first.log,
+        cacheable: pass && confirmed_or_stateless && packet.kind.is_cacheable() && !scene.off,
+    }
+}
+
+/// Asks the policy of a direction about the packet's flow in that direction.
+#[inline(always)]
+fn ask<T: PolicyTables>(
+    tables: &T,
+    word: PolicyWord,
+    direction: Direction,
+    identity: Identity,
+    packet: &Packet,
+    local_port: u16,
+    peer_port: u16,
+) -> Judgement {
+    let port = match (packet.kind, direction) {
+        // An identifier is no port.
+        (Kind::EchoRequest | Kind::EchoReply, _) => 0,
+        (_, Direction::Ingress) => local_port,
+        (_, Direction::Egress) => peer_port,
+    };
+    judge(
+        tables,
+        word.policy(direction),
+        identity,
+        packet.protocol,
+        port,
+    )
+}
+
+#[inline(always)]
+fn fresh_entry(scene: &Scene, old: &CtEntry, from_node: bool, generation: u32) -> CtEntry {
+    let opener = match scene.direction {
+        Direction::Egress => CT_OPENED_BY_POD,
+        Direction::Ingress => 0,
+    };
+    CtEntry {
+        tag: old.tag,
+        flags: opener | if from_node { CT_FROM_NODE } else { 0 },
+        generation,
+        slot: scene.slot,
+        last_seen_ns: scene.now_ns,
+    }
+}
+
+/// Moves a record to where nothing is evicted, if its endpoint has the budget.
+#[inline(always)]
+fn promote<R: Records>(records: &R, from: Table, key: &CtKey, entry: &CtEntry) {
+    if !records.has_budget(entry.slot) {
+        records.count(stats::CT_OVER_BUDGET);
+        return;
+    }
+    if records.insert(Table::Main, key, entry) {
+        records.count_created(entry.slot);
+        records.delete(from, key);
+    } else {
+        records.count(stats::CT_FULL);
+    }
+}
+
+type Found<R> = Option<(Table, <R as Records>::Record, CtEntry)>;
+
+#[inline(always)]
+fn find_live<R: Records>(
+    records: &R,
+    key: &CtKey,
+    tag: u32,
+    isolated: bool,
+    now_ns: u64,
+) -> Found<R> {
+    let order = if isolated {
+        [Table::Main, Table::Pending, Table::Open]
+    } else {
+        [Table::Open, Table::Main, Table::Pending]
+    };
+    let mut i = 0;
+    while i < order.len() {
+        if let Some(record) = records.find(order[i], key) {
+            let entry = records.read(record);
+            if conntrack::is_live(&entry, tag, key.protocol, now_ns) {
+                return Some((order[i], record, entry));
+            }
+        }
+        i += 1;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;

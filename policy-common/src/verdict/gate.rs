@@ -1,0 +1,177 @@
+//! What passes or is dropped before any policy is asked: the traffic that makes
+//! a link work, and what a pod must never send.
+//!
+//! Everything let through here is bounded so that it carries nothing past
+//! policy: hop limits that no router forwards, multicast and broadcast
+//! destinations, and announcements of the pod's own addresses only.
+
+use crate::abi::Direction;
+use crate::abi::endpoint::{FLAG_NO_SPOOF_CHECK, PolicyWord};
+use crate::abi::event::DropReason;
+use crate::abi::protocol;
+use crate::packet::{Frame, Kind, Packet, PacketBytes, Words, bytes4, words4, words6};
+
+/// What to do with a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate<'a> {
+    /// Ask policy.
+    Judge(&'a Packet),
+    /// Let it through.
+    Pass,
+    /// Drop it.
+    Drop(DropReason),
+}
+
+/// A pod's own addresses and settings.
+#[derive(Debug, Clone, Copy)]
+pub struct Pod {
+    /// `FLAG_*` of the endpoint.
+    pub flags: u32,
+    /// Its policies: what cannot be judged passes where nothing isolates it.
+    pub word: PolicyWord,
+    /// IPv4 address, wire order; zero: none.
+    pub addr4: [u8; 4],
+    /// IPv6 address; zero: none.
+    pub addr6: Words,
+    /// Link-local IPv6 address; zero: not known.
+    pub link_local6: Words,
+}
+
+/// Sorts out a parsed frame.
+#[inline(always)]
+pub fn gate<'a, B: PacketBytes>(
+    pod: &Pod,
+    direction: Direction,
+    frame: &'a Result<Frame, DropReason>,
+    bytes: &B,
+) -> Gate<'a> {
+    match frame {
+        Ok(Frame::Ip(packet)) => match direction {
+            Direction::Ingress => to_pod(packet),
+            Direction::Egress => from_pod(pod, packet, bytes),
+        },
+        Ok(Frame::Arp { sender }) => {
+            let own = *sender == pod.addr4 || *sender == [0; 4];
+            if direction == Direction::Egress && checks_source(pod) && !own {
+                Gate::Drop(DropReason::Spoofed)
+            } else {
+                Gate::Pass
+            }
+        }
+        Ok(Frame::Other) => unless_isolated(pod, direction, DropReason::EtherType),
+        Err(reason) => unless_isolated(pod, direction, *reason),
+    }
+}
+
+#[inline(always)]
+fn unless_isolated<'a>(pod: &Pod, direction: Direction, reason: DropReason) -> Gate<'a> {
+    if pod.word.policy(direction) == PolicyWord::NOT_ISOLATED {
+        Gate::Pass
+    } else {
+        Gate::Drop(reason)
+    }
+}
+
+#[inline(always)]
+fn to_pod(packet: &Packet) -> Gate<'_> {
+    match packet.kind {
+        Kind::NeighbourSolicitation
+        | Kind::NeighbourAdvertisement
+        | Kind::RouterSolicitation
+        | Kind::RouterAdvertisement
+        | Kind::MulticastListener => Gate::Pass,
+        Kind::Datagram if is_dhcp(packet, (67, 68), (547, 546)) && to_broadcast_or_link(packet) => {
+            Gate::Pass
+        }
+        _ => Gate::Judge(packet),
+    }
+}
+
+#[inline(always)]
+fn from_pod<'a, B: PacketBytes>(pod: &Pod, packet: &'a Packet, bytes: &B) -> Gate<'a> {
+    match packet.kind {
+        // CVE-2020-10749: a pod that plays router takes over its neighbours.
+        Kind::RouterAdvertisement => return Gate::Drop(DropReason::RouterAdvertisement),
+        Kind::NeighbourSolicitation | Kind::RouterSolicitation | Kind::MulticastListener => {
+            // The unspecified source is duplicate address detection (RFC 4862).
+            return if !checks_source(pod) || packet.src == [0, 0] || is_own6(pod, packet.src) {
+                Gate::Pass
+            } else {
+                Gate::Drop(DropReason::Spoofed)
+            };
+        }
+        Kind::NeighbourAdvertisement => {
+            let target = bytes.load::<16>(packet.transport_offset as usize + 8);
+            return match target {
+                None => Gate::Drop(DropReason::Truncated),
+                Some(target) if !checks_source(pod) || is_own6(pod, words6(target)) => Gate::Pass,
+                Some(_) => Gate::Drop(DropReason::Spoofed),
+            };
+        }
+        Kind::Datagram if is_dhcp(packet, (68, 67), (546, 547)) && to_broadcast_or_link(packet) => {
+            let unspecified = packet.is_v4() && packet.src == words4([0; 4]);
+            if unspecified || is_own(pod, packet) {
+                return Gate::Pass;
+            }
+        }
+        _ => {}
+    }
+    if checks_source(pod) && !is_own(pod, packet) {
+        return Gate::Drop(DropReason::Spoofed);
+    }
+    Gate::Judge(packet)
+}
+
+#[inline(always)]
+fn checks_source(pod: &Pod) -> bool {
+    pod.flags & FLAG_NO_SPOOF_CHECK == 0
+}
+
+#[inline(always)]
+fn is_own(pod: &Pod, packet: &Packet) -> bool {
+    if packet.is_v4() {
+        pod.addr4 != [0; 4] && packet.src == words4(pod.addr4)
+    } else {
+        is_own6(pod, packet.src)
+    }
+}
+
+#[inline(always)]
+fn is_own6(pod: &Pod, address: Words) -> bool {
+    if address == [0, 0] {
+        return false;
+    }
+    // Until its link-local address is known, a pod may use any: without one it
+    // could not ask for its router.
+    address == pod.addr6
+        || address == pod.link_local6
+        || (pod.link_local6 == [0, 0] && is_link_local6(address))
+}
+
+/// fe80::/10, RFC 4291 section 2.5.6.
+#[inline(always)]
+fn is_link_local6(address: Words) -> bool {
+    let head = address[0].to_ne_bytes();
+    head[0] == 0xfe && head[1] & 0xc0 == 0x80
+}
+
+/// UDP between these ports (RFC 2131 section 4.1, RFC 8415 section 7.2).
+#[inline(always)]
+fn is_dhcp(packet: &Packet, v4: (u16, u16), v6: (u16, u16)) -> bool {
+    let ports = (packet.src_port, packet.dst_port);
+    packet.protocol == protocol::UDP && ports == if packet.is_v4() { v4 } else { v6 }
+}
+
+/// The limited broadcast, ff02::1:2, or a link-local address: none is routed.
+#[inline(always)]
+fn to_broadcast_or_link(packet: &Packet) -> bool {
+    if packet.is_v4() {
+        bytes4(packet.dst) == [255; 4]
+    } else {
+        let head = packet.dst[0].to_ne_bytes();
+        is_link_local6(packet.dst) || (head[0] == 0xff && head[1] == 0x02)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! A packet on a tc hook: its bytes and its metadata.
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::generated::bpf_skb_pull_data;
+use aya_ebpf::programs::TcContext;
+use policy_common::packet::PacketBytes;
+use policy_common::packet::bytes::MAX_OFFSET;
+
+/// A packet on a tc hook.
+pub(crate) struct Skb {
+    skb: *mut __sk_buff,
+    data: usize,
+    data_end: usize,
+}
+
+impl Skb {
+    #[inline(always)]
+    pub(crate) fn new(ctx: &TcContext) -> Self {
+        Self {
+            skb: ctx.skb.skb,
+            data: ctx.data(),
+            data_end: ctx.data_end(),
+        }
+    }
+
+    /// Interface on whose hook the packet is.
+    #[inline(always)]
+    pub(crate) fn ifindex(&self) -> u32 {
+        // SAFETY: the kernel hands the program a valid context for its whole run.
+        unsafe { (*self.skb).ifindex }
+    }
+
+    /// Interface by which the packet came in; 0: none, the node made it.
+    #[inline(always)]
+    pub(crate) fn ingress_ifindex(&self) -> u32 {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.skb).ingress_ifindex }
+    }
+
+    /// Makes more of the packet directly readable; false: all of it is, or it
+    /// cannot be had.
+    ///
+    /// Nothing read or found before holds any longer.
+    #[inline(always)]
+    pub(crate) fn pull(&mut self, ctx: &TcContext) -> bool {
+        let linear = self.data_end - self.data;
+        let wanted = self.len().min(MAX_OFFSET);
+        if linear >= wanted {
+            return false;
+        }
+        // SAFETY: the helper checks the length; pointers are read anew below.
+        let failed = unsafe { bpf_skb_pull_data(self.skb, wanted as u32) };
+        self.data = ctx.data();
+        self.data_end = ctx.data_end();
+        failed == 0
+    }
+}
+
+impl PacketBytes for Skb {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let offset = offset & MAX_OFFSET;
+        let start = self.data + offset;
+        if start + N > self.data_end {
+            return None;
+        }
+        // SAFETY: `start + N` is within the linear part, checked just above.
+        Some(unsafe { read::<N>(start) })
+    }
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.skb).len as usize }
+    }
+}
+
+/// Reads N bytes in the widest pieces that divide N.
+///
+/// Packet headers are not aligned. Reading them byte by byte, which is what an
+/// unaligned read compiles to for BPF, costs more than judging the packet.
+///
+/// # Safety
+///
+/// `start..start + N` must be readable. The target must do unaligned loads: every
+/// architecture with a BPF JIT that we build for does, and the verifier refuses
+/// the program elsewhere.
+#[inline(always)]
+pub(crate) unsafe fn read<const N: usize>(start: usize) -> [u8; N] {
+    let mut bytes = [0u8; N];
+    let mut at = 0;
+    if N % 8 == 0 {
+        while at < N {
+            // SAFETY: within the range that the caller vouches for.
+            let word = unsafe { *((start + at) as *const u64) }.to_ne_bytes();
+            bytes[at..at + 8].copy_from_slice(&word);
+            at += 8;
+        }
+    } else if N % 4 == 0 {
+        while at < N {
+            // SAFETY: as above.
+            let word = unsafe { *((start + at) as *const u32) }.to_ne_bytes();
+            bytes[at..at + 4].copy_from_slice(&word);
+            at += 4;
+        }
+    } else if N % 2 == 0 {
+        while at < N {
+            // SAFETY: as above.
+            let word = unsafe { *((start + at) as *const u16) }.to_ne_bytes();
+            bytes[at..at + 2].copy_from_slice(&word);
+            at += 2;
+        }
+    } else {
+        while at < N {
+            // SAFETY: as above.
+            bytes[at] = unsafe { *((start + at) as *const u8) };
+            at += 1;
+        }
+    }
+    bytes
+}

@@ -1,0 +1,309 @@
+//! Policy, identities and connection records as `policy-common` asks for them,
+//! over the maps.
+//!
+//! A hash element may be given to another key while this program holds it. Where
+//! that could change a verdict, the value repeats its key, and what does not
+//! repeat the key that was asked for is looked up once more, then not trusted.
+
+use aya_ebpf::bindings::BPF_ANY;
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+use core::ptr::addr_of;
+use policy_common::abi::conntrack::{CtEntry, CtKey};
+use policy_common::abi::identity::{self, Cidr4, Cidr6, FLAG_NODE, Id4, Id6, Identity};
+use policy_common::abi::policy::{Interval, PolicyEntry, PolicyKey, PortSet};
+use policy_common::abi::{Direction, config, family, stats};
+use policy_common::packet::{Words, bytes4, bytes16, words4, words6};
+use policy_common::verdict::{Identities, Peer, PolicyTables, Records, Table};
+
+use crate::emit;
+use crate::maps;
+
+/// The maps, seen from one packet.
+pub(crate) struct Tables {
+    /// `Config::flags`.
+    pub(crate) config_flags: u32,
+}
+
+impl PolicyTables for Tables {
+    #[inline(always)]
+    fn row(&self, key: PolicyKey) -> Option<u32> {
+        let mut again = false;
+        loop {
+            let entry: *const PolicyEntry = maps::POLICY.get_ptr(&key)?;
+            // SAFETY: the kernel keeps a map value readable for the program's
+            // run; what another key wrote there is told by the repeated key.
+            let (port_set, policy, identity) = unsafe {
+                let port_set = addr_of!((*entry).port_set).read_volatile();
+                (
+                    port_set,
+                    addr_of!((*entry).policy).read_volatile(),
+                    addr_of!((*entry).identity).read_volatile(),
+                )
+            };
+            if policy == key.policy && identity == key.identity {
+                return Some(port_set);
+            }
+            if again {
+                // Port set 0 is none: denied, and said to be incomplete.
+                return Some(0);
+            }
+            again = true;
+        }
+    }
+
+    #[inline(always)]
+    fn port_set<R>(&self, id: u32, read: impl FnOnce(&PortSet) -> R) -> Option<R> {
+        maps::PORT_SETS.get(id).map(read)
+    }
+
+    #[inline(always)]
+    fn extent(&self, index: u32) -> Option<Interval> {
+        maps::EXTENTS.get(index).copied()
+    }
+}
+
+impl Identities for Tables {
+    #[inline(always)]
+    fn peer(&self, family: u8, address: Words) -> Peer {
+        if family == family::V4 {
+            self.peer4(address)
+        } else {
+            self.peer6(address)
+        }
+    }
+}
+
+const UNTRUSTED: Peer = Peer {
+    identity: identity::UNRESOLVED,
+    node: false,
+};
+
+impl Tables {
+    #[inline(always)]
+    fn peer4(&self, address: Words) -> Peer {
+        let key = bytes4(address);
+        let mut again = false;
+        while let Some(entry) = maps::ID4.get_ptr(&key) {
+            let entry: *const Id4 = entry;
+            // SAFETY: as in `row`.
+            let (identity, flags, addr) = unsafe {
+                let identity = addr_of!((*entry).identity).read_volatile();
+                let flags = addr_of!((*entry).flags).read_volatile();
+                (
+                    identity,
+                    flags,
+                    addr_of!((*entry).addr).cast::<u32>().read_volatile(),
+                )
+            };
+            if addr == u32::from_ne_bytes(key) {
+                return Peer {
+                    identity,
+                    node: flags & FLAG_NODE != 0,
+                };
+            }
+            if again {
+                return UNTRUSTED;
+            }
+            again = true;
+        }
+        if self.config_flags & config::FLAG_CIDR4 == 0 {
+            return Peer::OTHER;
+        }
+        let Some(entry) = maps::CIDR4.get(&Key::new(32, key)) else {
+            return Peer::OTHER;
+        };
+        let entry: *const Cidr4 = entry;
+        // SAFETY: as in `row`.
+        let (identity, length, addr) = unsafe {
+            let identity = addr_of!((*entry).identity).read_volatile();
+            let length = addr_of!((*entry).prefix_len).read_volatile();
+            (identity, length, addr_of!((*entry).addr).read_volatile())
+        };
+        let network = words4(addr);
+        trusted(
+            identity,
+            covers(network, address, length.saturating_add(96)),
+        )
+    }
+
+    #[inline(always)]
+    fn peer6(&self, address: Words) -> Peer {
+        let key = bytes16(address);
+        let mut again = false;
+        while let Some(entry) = maps::ID6.get_ptr(&key) {
+            let entry: *const Id6 = entry;
+            // SAFETY: as in `row`.
+            let (identity, flags, addr) = unsafe {
+                let identity = addr_of!((*entry).identity).read_volatile();
+                let flags = addr_of!((*entry).flags).read_volatile();
+                (identity, flags, addr_of!((*entry).addr).read_volatile())
+            };
+            if words6(addr) == address {
+                return Peer {
+                    identity,
+                    node: flags & FLAG_NODE != 0,
+                };
+            }
+            if again {
+                return UNTRUSTED;
+            }
+            again = true;
+        }
+        if self.config_flags & config::FLAG_CIDR6 == 0 {
+            return Peer::OTHER;
+        }
+        let Some(entry) = maps::CIDR6.get(&Key::new(128, key)) else {
+            return Peer::OTHER;
+        };
+        let entry: *const Cidr6 = entry;
+        // SAFETY: as in `row`.
+        let (identity, length, addr) = unsafe {
+            let identity = addr_of!((*entry).identity).read_volatile();
+            let length = addr_of!((*entry).prefix_len).read_volatile();
+            (identity, length, addr_of!((*entry).addr).read_volatile())
+        };
+        trusted(identity, covers(words6(addr), address, length))
+    }
+}
+
+#[inline(always)]
+fn trusted(identity: Identity, matches: bool) -> Peer {
+    if matches {
+        Peer {
+            identity,
+            node: false,
+        }
+    } else {
+        UNTRUSTED
+    }
+}
+
+/// Whether the first `length` bits of two addresses are equal.
+#[inline(always)]
+fn covers(network: Words, address: Words, length: u32) -> bool {
+    let high = u64::from_be(network[0] ^ address[0]);
+    let low = u64::from_be(network[1] ^ address[1]);
+    if length >= 64 {
+        high == 0 && (length >= 128 && low == 0 || length < 128 && head(low, length - 64) == 0)
+    } else {
+        head(high, length) == 0
+    }
+}
+
+/// The first `bits` (0 to 63) of a word.
+#[inline(always)]
+fn head(word: u64, bits: u32) -> u64 {
+    if bits == 0 {
+        0
+    } else {
+        word >> (64 - (bits & 63))
+    }
+}
+
+/// The connection tables.
+pub(crate) struct Connections {
+    /// `Config::ct_budget`.
+    pub(crate) budget: u32,
+    /// For the counters.
+    pub(crate) direction: Direction,
+}
+
+impl Records for Connections {
+    type Record = *mut CtEntry;
+
+    #[inline(always)]
+    fn find(&self, table: Table, key: &CtKey) -> Option<*mut CtEntry> {
+        match table {
+            Table::Main => maps::CT.get_ptr_mut(key),
+            Table::Pending => maps::CT_PENDING.get_ptr_mut(key),
+            Table::Open => maps::CT_OPEN.get_ptr_mut(key),
+        }
+    }
+
+    #[inline(always)]
+    fn read(&self, record: *mut CtEntry) -> CtEntry {
+        // SAFETY: as in `row`; the tag, read last, tells another key's record.
+        unsafe {
+            let last_seen_ns = addr_of!((*record).last_seen_ns).read_volatile();
+            let slot = addr_of!((*record).slot).read_volatile();
+            let generation = addr_of!((*record).generation).read_volatile();
+            let flags = addr_of!((*record).flags).read_volatile();
+            let tag = addr_of!((*record).tag).read_volatile();
+            CtEntry {
+                tag,
+                flags,
+                generation,
+                slot,
+                last_seen_ns,
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn write(&self, record: *mut CtEntry, entry: &CtEntry) {
+        // SAFETY: as in `row`; each field is one aligned store. Two CPUs that
+        // refresh one record write the same or the next state of it.
+        unsafe {
+            if addr_of!((*record).tag).read_volatile() != entry.tag {
+                return;
+            }
+            core::ptr::addr_of_mut!((*record).last_seen_ns).write_volatile(entry.last_seen_ns);
+            core::ptr::addr_of_mut!((*record).generation).write_volatile(entry.generation);
+            core::ptr::addr_of_mut!((*record).flags).write_volatile(entry.flags);
+        }
+    }
+
+    #[inline(always)]
+    fn insert(&self, table: Table, key: &CtKey, entry: &CtEntry) -> bool {
+        match table {
+            Table::Main => maps::CT.insert(key, entry, BPF_ANY as u64).is_ok(),
+            Table::Pending => maps::CT_PENDING.insert(key, entry, BPF_ANY as u64).is_ok(),
+            Table::Open => maps::CT_OPEN.insert(key, entry, BPF_ANY as u64).is_ok(),
+        }
+    }
+
+    #[inline(always)]
+    fn delete(&self, table: Table, key: &CtKey) {
+        // A record that is gone already is as good as deleted.
+        let _ = match table {
+            Table::Main => maps::CT.remove(key),
+            Table::Pending => maps::CT_PENDING.remove(key),
+            Table::Open => maps::CT_OPEN.remove(key),
+        };
+    }
+
+    #[inline(always)]
+    fn has_budget(&self, slot: u32) -> bool {
+        let Some(count) = maps::CT_COUNT.get_ptr(slot) else {
+            return false;
+        };
+        // SAFETY: array elements stay; each field is one aligned load.
+        let (created, removed) = unsafe {
+            (
+                addr_of!((*count).created).read_volatile(),
+                addr_of!((*count).removed).read_volatile(),
+            )
+        };
+        created.wrapping_sub(removed) < u64::from(self.budget)
+    }
+
+    #[inline(always)]
+    fn count_created(&self, slot: u32) {
+        if let Some(count) = maps::CT_COUNT.get_ptr_mut(slot) {
+            // SAFETY: array elements stay and are aligned; the result is not
+            // used, which is the form of atomic addition that BPF has.
+            unsafe {
+                atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(
+                    core::ptr::addr_of_mut!((*count).created),
+                    1,
+                );
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn count(&self, counter: u32) {
+        emit::count(stats::index(self.direction, counter));
+    }
+}
