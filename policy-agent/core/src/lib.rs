@@ -15,5 +15,7 @@ pub mod diagnostic;
 pub mod engine;
 pub mod model;
 pub mod ops;
+pub mod plan;
 pub mod resolve;
+pub mod simulate;
 pub mod store;
