@@ -19,3 +19,5 @@ pub mod plan;
 pub mod resolve;
 pub mod simulate;
 pub mod store;
+#[cfg(test)]
+mod testing;
