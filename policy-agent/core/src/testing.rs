@@ -6,6 +6,8 @@
 //! - Rule: `ACTION PEER | PEER : PORT PORT`; `*` is every peer, or every port.
 //! - Port: `TCP/80`, `TCP/80-90`, `TCP/http`, `*/http`, `UDP`.
 
+pub(crate) mod random;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;

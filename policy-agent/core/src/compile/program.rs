@@ -222,10 +222,9 @@ impl Program {
                     }
                 }
             }
-            if let Some(id) = tier.own_node {
-                if peer.atoms.binary_search(&OWN_NODE).is_ok() {
-                    space.decide(EVERYTHING, id, ACTION_ALLOW);
-                }
+            let is_node = peer.atoms.binary_search(&OWN_NODE).is_ok();
+            if let Some(id) = tier.own_node.filter(|_| is_node) {
+                space.decide(EVERYTHING, id, ACTION_ALLOW);
             }
             if let Some(id) = tier.rest {
                 space.decide(EVERYTHING, id, ACTION_DENY);

@@ -5,7 +5,7 @@
 //! are told apart by their order, so ids are a function of the set of things
 //! alone.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, btree_map};
 use std::fmt::Write as _;
 
 use policy_common::abi::policy::RuleId;
@@ -58,11 +58,12 @@ impl Rules {
         }
         let id = hash(what, 0, self.bits);
         self.entries.insert(what.clone(), Entry { id, uses: 1 });
-        if self.by_id.contains_key(&id) {
-            self.collided = true;
-        } else {
-            self.by_id.insert(id, what.clone());
-            self.changed = true;
+        match self.by_id.entry(id) {
+            btree_map::Entry::Occupied(_) => self.collided = true,
+            btree_map::Entry::Vacant(free) => {
+                free.insert(what.clone());
+                self.changed = true;
+            }
         }
     }
 

@@ -43,9 +43,9 @@ impl Compiled {
     }
 
     /// The port names of its ingress rules, with the points that they are.
-    pub(super) fn subject_names<'p>(
+    pub(super) fn subject_names(
         &self,
-        policies: &[&'p Arc<Policy>],
+        policies: &[&Arc<Policy>],
     ) -> impl Iterator<Item = (PortName, &[u32])> {
         let ruleset = Ruleset::new(self.key.direction, policies.iter().copied());
         let names = ruleset.subject_names().into_iter();

@@ -136,6 +136,7 @@ impl State {
         changes.endpoints.extend(before.endpoints.into_keys());
         changes.hosts.extend(before.hosts.into_keys());
         changes.prefixes.extend(before.prefixes.into_keys());
+        changes.rules = true;
         for policy in before.policies.into_keys() {
             if !changes.policies_added.remove(&policy) {
                 changes.policies_removed.insert(policy);
@@ -200,11 +201,9 @@ impl State {
     fn policy_changed(&mut self, store: &Store, id: &PolicyId, new: Option<&Arc<Policy>>) {
         let known = self.handles.get(id).copied();
         let handle = known.unwrap_or_else(|| self.new_handle(id));
-        if let Some(slot) = self.slots.get_mut(&handle) {
-            if !slot.deleted {
-                let Subject { namespaces, pods } = &slot.policy.subject;
-                self.subjects.remove(namespaces, pods, handle);
-            }
+        if let Some(slot) = self.slots.get(&handle).filter(|slot| !slot.deleted) {
+            let Subject { namespaces, pods } = &slot.policy.subject;
+            self.subjects.remove(namespaces, pods, handle);
         }
         for (key, local) in &self.local {
             let applies = || {

@@ -1,1 +1,374 @@
+//! The engine against itself from scratch, and against the definitions.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use policy_common::abi::Direction;
+
+use super::*;
+use crate::desired::PortSetSpec;
+use crate::model::{IpBlock, Peer, Peers, Policy};
+use crate::resolve::atoms;
+use crate::simulate::tables::Identities;
+use crate::store::{Key, Object};
+use crate::testing::random::{Random, random_event, random_node};
+use crate::testing::{events, here, ip, labels, pod, pod_ref, policy, store};
+
+fn answer(desired: &DesiredState, policy: PolicyRef, class: ClassId) -> &PortSetSpec {
+    let spec = &desired.policies[&policy];
+    spec.rows.get(&class).unwrap_or(&spec.default)
+}
+
+/// Whether `changes` tells everything that differs, and keeps what it promises.
+fn check_changes(before: &DesiredState, after: &DesiredState, changes: &Changes) {
+    fn differing<K: Ord + Clone, V: PartialEq>(
+        before: &BTreeMap<K, V>,
+        after: &BTreeMap<K, V>,
+    ) -> BTreeSet<K> {
+        let keys = before.keys().chain(after.keys());
+        keys.filter(|key| before.get(key) != after.get(key))
+            .cloned()
+            .collect()
+    }
+    let classes = |desired: &DesiredState| -> BTreeSet<ClassId> {
+        let hosts = desired.hosts.values().map(|host| host.class);
+        let all = hosts.chain(desired.prefixes.values().copied());
+        all.filter(|class| *class != ClassId::OTHER).collect()
+    };
+    let keys = |desired: &DesiredState| -> BTreeSet<PolicyRef> {
+        desired.policies.keys().copied().collect()
+    };
+    assert!(differing(&before.endpoints, &after.endpoints).is_subset(&changes.endpoints));
+    assert!(differing(&before.hosts, &after.hosts).is_subset(&changes.hosts));
+    assert!(differing(&before.prefixes, &after.prefixes).is_subset(&changes.prefixes));
+    let (old, new) = (keys(before), keys(after));
+    assert_eq!(
+        changes.policies_added,
+        new.difference(&old).copied().collect()
+    );
+    assert_eq!(
+        changes.policies_removed,
+        old.difference(&new).copied().collect()
+    );
+    let (old_classes, new_classes) = (classes(before), classes(after));
+    assert_eq!(
+        changes.classes_added,
+        new_classes.difference(&old_classes).copied().collect()
+    );
+    assert_eq!(
+        changes.classes_removed,
+        old_classes.difference(&new_classes).copied().collect()
+    );
+    for policy in old.intersection(&new) {
+        let known = old_classes.intersection(&new_classes);
+        for class in known.chain([&ClassId::OTHER]) {
+            assert_eq!(
+                answer(before, *policy, *class),
+                answer(after, *policy, *class)
+            );
+        }
+    }
+    assert!(changes.rules || before.rules == after.rules);
+    for (policy, spec) in &after.policies {
+        assert!(
+            spec.rows.keys().all(|class| new_classes.contains(class)),
+            "{policy:?}"
+        );
+    }
+}
+
+#[test]
+fn any_history_gives_the_state_that_its_objects_give_from_scratch() {
+    let mut richest = 0;
+    for seed in 0..60 {
+        let mut random = Random::new(seed);
+        let mut engine = Engine::new(random_node(&mut random));
+        let mut before = engine.desired().clone();
+        engine.take_changes();
+        for step in 0..120 {
+            let count = 1 + random.below(3);
+            engine.apply(
+                (0..count)
+                    .map(|_| random_event(&mut random))
+                    .collect::<Vec<_>>(),
+            );
+            if random.chance(4) {
+                engine.set_node(random_node(&mut random));
+            }
+            if random.chance(30) {
+                continue;
+            }
+            let changes = engine.take_changes();
+            let after = engine.desired().clone();
+            check_changes(&before, &after, &changes);
+            let scratch = build(engine.store(), engine.node()).canonical();
+            assert_eq!(after.canonical(), scratch, "seed {seed}, step {step}");
+            assert!(!engine.is_pending() && engine.take_changes().is_empty());
+            richest = richest.max(after.policies.len());
+            before = after;
+        }
+    }
+    assert!(
+        richest > 8,
+        "the clusters are too plain to show anything: {richest}"
+    );
+}
+
+#[test]
+fn the_order_in_which_objects_come_makes_no_difference() {
+    for seed in 100..130 {
+        let mut random = Random::new(seed);
+        let mut all = BTreeMap::new();
+        for _ in 0..90 {
+            if let SourceEvent::Apply(object) = random_event(&mut random) {
+                all.insert(object.key(), object);
+            }
+        }
+        let node = random_node(&mut random);
+        let mut objects: Vec<Object> = all.into_values().collect();
+        let mut expected = None;
+        for _ in 0..4 {
+            random.shuffle(&mut objects);
+            let mut engine = Engine::new(node.clone());
+            for object in &objects {
+                engine.apply([SourceEvent::Apply(object.clone())]);
+                if random.chance(20) {
+                    engine.desired();
+                }
+            }
+            let state = engine.desired().canonical();
+            assert_eq!(
+                *expected.get_or_insert_with(|| state.clone()),
+                state,
+                "seed {seed}"
+            );
+        }
+    }
+}
+
+/// Everything that peers in force see in an address, by definition.
+fn seen(
+    store: &Store,
+    node: &NodeContext,
+    policies: &[&Policy],
+    address: IpAddr,
+) -> (Vec<bool>, Vec<Vec<u32>>) {
+    let pod = store.owner(address).and_then(|owner| store.pod(owner));
+    let matches = |peer: &Peer| match peer {
+        Peer::IpBlock(IpBlock { cidr, except }) => {
+            cidr.contains(&address) && !except.iter().any(|e| e.contains(&address))
+        }
+        Peer::Pods { namespaces, pods } => pod.is_some_and(|pod| {
+            let namespace = match namespaces {
+                crate::model::NamespaceMatch::Name(name) => *name == pod.namespace,
+                crate::model::NamespaceMatch::Labels(selector) => {
+                    selector.matches(&store.namespace_labels(&pod.namespace))
+                }
+            };
+            namespace && pods.matches(&pod.labels)
+        }),
+    };
+    let (mut peers_seen, mut names_seen) = (Vec::new(), Vec::new());
+    for policy in policies {
+        for (direction, rules) in [
+            (Direction::Ingress, &policy.ingress),
+            (Direction::Egress, &policy.egress),
+        ] {
+            for rule in atoms::effective(rules.as_ref()) {
+                let all = match &rule.peers {
+                    Peers::Any => vec![true],
+                    Peers::Of(peers) => peers.iter().map(&matches).collect(),
+                };
+                for name in atoms::names(rule).filter(|_| direction == Direction::Egress) {
+                    let asked = all.contains(&true);
+                    let points = pod.filter(|_| asked).map(|pod| atoms::resolve(pod, &name));
+                    names_seen.push(points.unwrap_or_default());
+                }
+                peers_seen.extend(all);
+            }
+            if direction == Direction::Egress && rules.is_some() && policy.tier.denies_by_default()
+            {
+                peers_seen.push(node.addresses.contains(&address));
+            }
+        }
+    }
+    (peers_seen, names_seen)
+}
+
+#[test]
+fn two_addresses_have_one_class_iff_every_peer_in_force_sees_the_same_in_both() {
+    let mut classes_seen = 0;
+    for seed in 200..260 {
+        let mut random = Random::new(seed);
+        let mut store = Store::new();
+        for _ in 0..70 {
+            store.apply(random_event(&mut random));
+        }
+        let node = random_node(&mut random);
+        let desired = build(&store, &node);
+        let identities = Identities::new(&desired);
+        let in_force: Vec<&Policy> = store
+            .policies()
+            .values()
+            .filter(|policy| {
+                desired.endpoints.keys().any(|key| {
+                    let pod = &store.pods()[key];
+                    let namespace = match &policy.subject.namespaces {
+                        crate::model::NamespaceMatch::Name(name) => *name == pod.namespace,
+                        crate::model::NamespaceMatch::Labels(selector) => {
+                            selector.matches(&store.namespace_labels(&pod.namespace))
+                        }
+                    };
+                    namespace && policy.subject.pods.matches(&pod.labels)
+                })
+            })
+            .map(AsRef::as_ref)
+            .collect();
+        let v4 = (0..16).map(|i| ip(&format!("10.0.0.{i}")));
+        let nodes = (0..4).map(|i| ip(&format!("192.168.0.{i}")));
+        let v6 = (0..16).map(|i| ip(&format!("fd00::{i:x}")));
+        let more = [
+            "10.1.0.0",
+            "9.9.9.9",
+            "255.255.255.255",
+            "fd00::1:0",
+            "2001::1",
+        ]
+        .map(ip);
+        let all: Vec<IpAddr> = v4.chain(nodes).chain(v6).chain(more).collect();
+        let mut by_class = BTreeMap::new();
+        let mut by_sight = BTreeMap::new();
+        for address in all {
+            let class = identities.class(address);
+            let sight = seen(&store, &node, &in_force, address);
+            let other = !sight.0.contains(&true) && sight.1.iter().all(Vec::is_empty);
+            // A rule without peers matches everything: it tells nothing apart.
+            let plain = seen(&store, &node, &in_force, ip("9.9.9.8")) == sight && {
+                let covered = desired.prefixes.iter();
+                covered.filter(|(p, _)| p.contains(&ip("9.9.9.8"))).count() == 0
+            };
+            assert!(!other || class == ClassId::OTHER, "seed {seed}: {address}");
+            assert!(!plain || class == ClassId::OTHER, "seed {seed}: {address}");
+            let same = by_class.entry(class).or_insert_with(|| sight.clone());
+            assert_eq!(
+                *same, sight,
+                "seed {seed}: {address} is in a class too wide"
+            );
+            let first = by_sight.entry(sight).or_insert(class);
+            assert_eq!(
+                *first, class,
+                "seed {seed}: {address} is in a class of its own"
+            );
+            let spec = desired.hosts.get(&address);
+            let node = node.addresses.contains(&address);
+            assert_eq!(spec.is_some_and(|host| host.node), node);
+        }
+        classes_seen = classes_seen.max(by_class.len());
+    }
+    assert!(
+        classes_seen > 12,
+        "the clusters are too plain: {classes_seen}"
+    );
+}
+
+#[test]
+fn an_event_that_changes_nothing_used_changes_nothing() {
+    let db = pod("a/db", "10.0.0.1", "app=db", "");
+    let web = pod("b/web", "10.0.0.2", "app=web hash=1", "");
+    let web = crate::testing::on_node("there", web);
+    let rule = policy("a/p", "app=db", Some(&["allow ns:{} app=web"]), None);
+    let mut engine = Engine::new(here(""));
+    engine.apply(events([db, web.clone()], [rule]));
+    let before = engine.desired().clone();
+    engine.take_changes();
+    let relabelled = Pod {
+        labels: labels("app=web hash=2"),
+        ..web.clone()
+    };
+    let elsewhere = policy("b/q", "{}", Some(&["allow app=x : TCP/1"]), None);
+    let stranger = crate::testing::on_node("there", pod("c/s", "10.0.0.3", "app=s", ""));
+    engine.apply(events([relabelled, stranger], [elsewhere]));
+    assert!(engine.take_changes().is_empty());
+    assert_eq!(*engine.desired(), before);
+    let gone = SourceEvent::Delete(Key::Pod(pod_ref("b/web")));
+    engine.apply([gone]);
+    let changes = engine.take_changes();
+    assert_eq!(changes.hosts, BTreeSet::from([ip("10.0.0.2")]));
+    assert_eq!(changes.classes_removed.len(), 1);
+}
+
+#[test]
+fn a_policy_that_allows_known_peers_more_writes_no_address() {
+    let pods = (1..40).map(|i| pod(&format!("a/p{i}"), &format!("10.0.0.{i}"), "app=web", ""));
+    let allow = |rules: &[&str]| policy("a/p", "app=web", Some(rules), None);
+    let mut engine = Engine::new(here(""));
+    engine.apply(events(pods, [allow(&["allow app=web : TCP/80"])]));
+    let old = engine.desired().clone();
+    engine.take_changes();
+    engine.apply(events(
+        [],
+        [allow(&["allow app=web : TCP/80", "allow !x : TCP/81"])],
+    ));
+    let changes = engine.take_changes();
+    assert!(changes.hosts.is_empty() && changes.classes_added.is_empty());
+    assert_eq!(changes.endpoints.len(), 39);
+    assert_eq!(
+        (changes.policies_added.len(), changes.policies_removed.len()),
+        (1, 1)
+    );
+    assert_ne!(old.canonical(), engine.desired().canonical());
+}
+
+#[test]
+fn pods_with_equal_policies_share_one_and_named_ports_part_them() {
+    let pods = [
+        pod("a/one", "10.0.0.1", "app=web", "http=TCP/80"),
+        pod("a/two", "10.0.0.2", "app=web", "http=TCP/80"),
+        pod("a/three", "10.0.0.3", "app=web", "http=TCP/81"),
+        pod("a/free", "10.0.0.4", "app=x", ""),
+        pod("a/nowhere", "", "app=web", ""),
+    ];
+    let rules = policy("a/p", "app=web", Some(&["allow * : TCP/http"]), Some(&[]));
+    let desired = build(&store(pods, [rules], []), &here("192.168.0.1"));
+    let spec = |name: &str| &desired.endpoints[&pod_ref(name)];
+    assert_eq!(spec("a/one").ingress, spec("a/two").ingress);
+    assert_ne!(spec("a/one").ingress, spec("a/three").ingress);
+    assert_eq!(spec("a/one").egress, spec("a/three").egress);
+    assert_eq!(
+        (spec("a/free").ingress, spec("a/free").egress),
+        (None, None)
+    );
+    assert_eq!((desired.policies.len(), desired.endpoints.len()), (3, 4));
+    let host = desired.hosts[&ip("192.168.0.1")];
+    assert!(host.node && host.class != ClassId::OTHER);
+    assert_eq!(
+        desired.hosts.len(),
+        1,
+        "pods that no peer names have no entry"
+    );
+}
+
+#[test]
+fn a_port_that_no_local_subject_has_is_reported() {
+    let named = policy(
+        "a/p",
+        "app=web",
+        Some(&["allow *", "allow * : TCP/htpp UDP/53"]),
+        None,
+    );
+    let mut engine = Engine::new(here(""));
+    engine.apply(events(
+        [pod("a/one", "10.0.0.1", "app=web", "http=TCP/80")],
+        [named],
+    ));
+    let found = engine.diagnostics();
+    assert_eq!(found.len(), 1);
+    assert_eq!(
+        (&*found[0].object, &*found[0].path),
+        ("NetworkPolicy a/p", "spec.ingress[1].ports")
+    );
+    assert!(found[0].message.contains("TCP port named \"htpp\""));
+    let fixed = policy("a/p", "app=web", Some(&["allow * : TCP/http"]), None);
+    engine.apply(events([], [fixed]));
+    assert_eq!(engine.diagnostics(), []);
+}

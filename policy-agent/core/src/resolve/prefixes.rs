@@ -47,11 +47,12 @@ impl Prefixes {
             changed.insert(*prefix);
         }
         for (prefix, entry) in within(&mut self.entries, &block.cidr) {
-            if !block.except.iter().any(|except| except.contains(prefix)) {
-                if let Err(at) = entry.blocks.binary_search(&atom) {
-                    entry.blocks.insert(at, atom);
-                    changed.insert(*prefix);
-                }
+            if block.except.iter().any(|except| except.contains(prefix)) {
+                continue;
+            }
+            if let Err(at) = entry.blocks.binary_search(&atom) {
+                entry.blocks.insert(at, atom);
+                changed.insert(*prefix);
             }
         }
         changed

@@ -334,10 +334,9 @@ mod tests {
                 }
             }
             for (id, slot) in (0u32..).zip(&mut filed) {
-                if round == 1 || id % 2 == 0 {
-                    if let Some((namespaces, selector)) = slot.take() {
-                        index.remove(&namespaces, &selector, id);
-                    }
+                let goes = round == 1 || id % 2 == 0;
+                if let Some((namespaces, selector)) = slot.take_if(|_| goes) {
+                    index.remove(&namespaces, &selector, id);
                 }
             }
         }
