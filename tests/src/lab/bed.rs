@@ -28,8 +28,8 @@ use super::ip::ip;
 use super::netns::Netns;
 use super::process::NodeProcess;
 use super::wiring::{
-    INTERFACE, Plan, Wiring, bridge_commands, common_settings, node_commands, node_settings,
-    outside_commands, pod_commands,
+    BRIDGE, INTERFACE, Plan, Wiring, bridge_commands, common_settings, neighbour_settings,
+    node_commands, node_settings, outside_commands, pod_commands,
 };
 use super::{stale, sys};
 
@@ -113,6 +113,9 @@ impl Lab {
         ip(&netns, &node_commands(wiring, &plan, bridge_mac))?;
         wait_running(&netns, INTERFACE)?;
         wait_running(&fabric, "uplink")?;
+        if wiring == Wiring::Bridged {
+            neighbour_settings(&netns, BRIDGE)?;
+        }
         Ok(Self {
             dir: dir.to_owned(),
             wiring,
@@ -424,12 +427,13 @@ impl Drop for Lab {
     }
 }
 
-/// Waits until both ends of a veth see the link.
+/// Waits until an interface's link is up and everything in the kernel knows.
 fn wait_running(netns: &Netns, interface: &str) -> Result<()> {
+    neighbour_settings(netns, interface)?;
     netns.run(|| {
         wait_for(&format!("link of {interface}"), LINK_UP, || {
             sys::is_running(interface).unwrap_or(false)
-        })
-    })??;
-    Ok(())
+        })?;
+        sys::settle(interface).with_context(|| format!("settle {interface}"))
+    })?
 }

@@ -63,7 +63,7 @@ pub struct ChurnReport {
     pub succeeded: u64,
     /// Start and error of those that were not.
     pub failed: Vec<(u64, String)>,
-    /// Segments that clients sent more than once, SYNs included.
+    /// Segments that clients had to send again, SYNs included.
     pub retransmits: u64,
     /// The longest time from the start of a connection to its greeting.
     pub slowest: Duration,
@@ -174,7 +174,7 @@ fn churn(spec: &ChurnSpec, shared: &Shared) {
     }
 }
 
-/// One connection; the result is how many segments were sent again.
+/// One connection; the result is how many segments had to be sent again.
 fn connect(to: SocketAddr, timeout: Duration) -> std::io::Result<u64> {
     let mut stream = TcpStream::connect_timeout(&to, timeout)?;
     stream.set_read_timeout(Some(timeout))?;
@@ -182,5 +182,6 @@ fn connect(to: SocketAddr, timeout: Duration) -> std::io::Result<u64> {
     while byte != *b"\n" {
         stream.read_exact(&mut byte)?;
     }
-    sys::tcp_retransmits(stream.as_fd())
+    let repeats = sys::tcp_repeats(stream.as_fd())?;
+    Ok(repeats.segments.saturating_sub(repeats.needless))
 }

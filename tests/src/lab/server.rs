@@ -144,7 +144,8 @@ impl Server {
         self.shared.open.load(Ordering::Acquire)
     }
 
-    /// Segments that the server sent again on connections that are closed now.
+    /// Segments that the server had to send again on connections that are closed
+    /// now.
     pub fn retransmits(&self) -> u64 {
         self.shared.retransmits.load(Ordering::Acquire)
     }

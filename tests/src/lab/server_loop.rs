@@ -224,8 +224,9 @@ fn flush(stream: &mut TcpStream, out: &mut Vec<u8>) -> bool {
 }
 
 fn closed(stream: &TcpStream, shared: &Shared) {
-    let retransmits = sys::tcp_retransmits(stream.as_fd()).unwrap_or(0);
-    shared.retransmits.fetch_add(retransmits, Ordering::AcqRel);
+    let repeats = sys::tcp_repeats(stream.as_fd()).unwrap_or_default();
+    let needed = repeats.segments.saturating_sub(repeats.needless);
+    shared.retransmits.fetch_add(needed, Ordering::AcqRel);
     shared.open.fetch_sub(1, Ordering::AcqRel);
 }
 

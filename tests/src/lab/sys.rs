@@ -66,34 +66,68 @@ pub(crate) fn queue_drops(socket: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(u64::from(memory[8]))
 }
 
-/// Segments that a TCP socket sent more than once, SYNs included.
-pub(crate) fn tcp_retransmits(socket: BorrowedFd<'_>) -> io::Result<u64> {
-    let info: libc::tcp_info = get_option(socket, libc::IPPROTO_TCP, libc::TCP_INFO)?;
-    Ok(u64::from(info.tcpi_total_retrans))
+/// What a TCP socket sent more than once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Repeats {
+    /// Segments sent again, SYNs included.
+    pub(crate) segments: u64,
+    /// Those of them that the peer reports to have had already (RFC 2883).
+    pub(crate) needless: u64,
+}
+
+/// What a TCP socket sent more than once so far.
+pub(crate) fn tcp_repeats(socket: BorrowedFd<'_>) -> io::Result<Repeats> {
+    // include/uapi/linux/tcp.h, struct tcp_info, of which libc has the start:
+    // tcpi_total_retrans at byte 100, tcpi_dsack_dups at byte 216 (since 4.19).
+    let info: [u32; 64] = get_option(socket, libc::IPPROTO_TCP, libc::TCP_INFO)?;
+    Ok(Repeats {
+        segments: u64::from(info[25]),
+        needless: u64::from(info[54]),
+    })
 }
 
 /// Whether an interface of the calling thread's namespace is up and its link too.
 pub(crate) fn is_running(name: &str) -> io::Result<bool> {
+    let flags = interface_flags(name, libc::SIOCGIFFLAGS, None)?;
+    let wanted = libc::IFF_UP | libc::IFF_RUNNING;
+    Ok(libc::c_int::from(flags) & wanted == wanted)
+}
+
+/// Waits for all that the kernel is doing about an interface under its lock.
+///
+/// A link's state is readable before the kernel has told it to queues, bridge
+/// and IPv6, which it does in the same critical section.
+pub(crate) fn settle(name: &str) -> io::Result<()> {
+    let flags = interface_flags(name, libc::SIOCGIFFLAGS, None)?;
+    // Setting the flags that are set changes nothing, and takes the lock.
+    interface_flags(name, libc::SIOCSIFFLAGS, Some(flags))?;
+    Ok(())
+}
+
+fn interface_flags(
+    name: &str,
+    request: libc::Ioctl,
+    set: Option<libc::c_short>,
+) -> io::Result<libc::c_short> {
     let socket = rustix::net::socket(
         rustix::net::AddressFamily::INET,
         rustix::net::SocketType::DGRAM,
         None,
     )?;
     // SAFETY: `ifreq` consists of integers and a union of such; zero is valid.
-    let mut request: libc::ifreq = unsafe { zeroed() };
-    if name.len() >= request.ifr_name.len() {
+    let mut interface: libc::ifreq = unsafe { zeroed() };
+    if name.len() >= interface.ifr_name.len() {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+    for (to, from) in interface.ifr_name.iter_mut().zip(name.bytes()) {
         *to = libc::c_char::from_ne_bytes([from]);
     }
-    // SAFETY: SIOCGIFFLAGS reads the name and writes the flags of the `ifreq`
-    // that the pointer names, which outlives the call.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) })?;
-    // SAFETY: the call succeeded, so the kernel filled the union's flags.
-    let flags = libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags });
-    let wanted = libc::IFF_UP | libc::IFF_RUNNING;
-    Ok(flags & wanted == wanted)
+    interface.ifr_ifru.ifru_flags = set.unwrap_or(0);
+    // SAFETY: both requests read the name and read or write the flags of the
+    // `ifreq` that the pointer names, which outlives the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut interface) })?;
+    // SAFETY: the flags of the union were written above and perhaps by the kernel.
+    Ok(unsafe { interface.ifr_ifru.ifru_flags })
 }
 
 /// Where a received packet came from.
@@ -275,7 +309,7 @@ fn origin_of(header: &libc::msghdr) -> Origin {
 /// Types whose every bit pattern is valid, so that the kernel may fill them.
 trait Plain: Copy {}
 impl Plain for libc::tpacket_stats {}
-impl Plain for libc::tcp_info {}
+impl Plain for [u32; 64] {}
 impl Plain for [u32; 9] {}
 
 fn get_option<T: Plain>(

@@ -2,7 +2,7 @@
 //!
 //! A client sends numbered messages to an echo port and notes when each echo is
 //! back. TCP repairs losses by itself, so "nothing was lost" means: no segment
-//! was sent again, and no echo took longer than a bound. Every message goes out
+//! had to be sent again, and no echo took longer than a bound. Every message goes out
 //! on time whether or not its predecessors were answered; with TCP_NODELAY each
 //! is a segment, whose payload a `Sniffer` can read: see [`message_of`].
 
@@ -95,6 +95,9 @@ pub struct TcpReport {
     pub echoed_ns: Vec<u64>,
     /// Segments that the client sent more than once.
     pub retransmits: u64,
+    /// Those of them that the server had already: a busy machine delayed or
+    /// reordered the first one, or the acknowledgement.
+    pub needless: u64,
     /// What ended the connection before it was stopped.
     pub error: Option<String>,
 }
@@ -119,11 +122,17 @@ impl TcpReport {
         answered.iter().filter(|&&sent| sent > at_ns).count()
     }
 
-    /// Whether nothing was lost: no error, no retransmission, every message
-    /// answered within `bound`.
+    /// Segments that were lost on the way to the server.
+    pub fn losses(&self) -> u64 {
+        self.retransmits.saturating_sub(self.needless)
+    }
+
+    /// Whether nothing was lost: no error, no segment lost, every message
+    /// answered within `bound`. What the server sent and lost shows as a delay
+    /// of 200 ms or more.
     pub fn is_undisturbed(&self, bound: Duration) -> bool {
         self.error.is_none()
-            && self.retransmits == 0
+            && self.losses() == 0
             && self.unanswered() == 0
             && self.longest_round_trip().is_none_or(|time| time <= bound)
     }
@@ -131,10 +140,11 @@ impl TcpReport {
     /// The account in one line.
     pub fn summary(&self) -> String {
         format!(
-            "{} messages, {} unanswered, {} retransmits, longest round trip {:?}, error {:?}",
+            "{} messages, {} unanswered, {} retransmits ({} needless), longest round trip {:?}, error {:?}",
             self.sent_ns.len(),
             self.unanswered(),
             self.retransmits,
+            self.needless,
             self.longest_round_trip(),
             self.error
         )
@@ -212,7 +222,9 @@ impl TcpFlow {
         let stream = self.end().context("it ends once")?;
         let stream = stream.map_err(|_| anyhow::anyhow!("the flow's thread panicked"))?;
         let mut report = std::mem::take(&mut *self.shared.log());
-        report.retransmits = sys::tcp_retransmits(stream.as_fd())?;
+        let repeats = sys::tcp_repeats(stream.as_fd())?;
+        report.retransmits = repeats.segments;
+        report.needless = repeats.needless;
         Ok(report)
     }
 

@@ -20,7 +20,7 @@ const LINK_LOCAL_GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 const LINK_LOCAL_GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// The node's bridge.
-const BRIDGE: &str = "cni0";
+pub(crate) const BRIDGE: &str = "cni0";
 
 /// How pods are joined to the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -273,6 +273,9 @@ pub(crate) fn common_settings(netns: &Netns) -> Result<()> {
             ("ipv6/conf/default/accept_redirects", "0"),
             ("ipv6/conf/default/ndisc_notify", "1"),
             ("ipv6/conf/default/router_solicitations", "0"),
+            // Tail loss probes repeat a segment whenever a busy machine is a few
+            // milliseconds late; what is lost shows after 200 ms all the same.
+            ("ipv4/tcp_early_retrans", "0"),
         ],
         false,
     )?;
@@ -285,4 +288,22 @@ pub(crate) fn common_settings(netns: &Netns) -> Result<()> {
         ],
         true,
     )
+}
+
+/// Settings of one interface, which a namespace has no defaults for.
+///
+/// A solicitation that got lost is repeated within a probe's timeout, and a
+/// stream's first datagrams wait for the answer without loss.
+pub(crate) fn neighbour_settings(netns: &Netns, interface: &str) -> Result<()> {
+    for family in ["ipv4", "ipv6"] {
+        let table = format!("{family}/neigh/{interface}");
+        netns.sysctls(
+            &[
+                (&format!("{table}/retrans_time_ms"), "100"),
+                (&format!("{table}/unres_qlen_bytes"), "16777216"),
+            ],
+            false,
+        )?;
+    }
+    Ok(())
 }

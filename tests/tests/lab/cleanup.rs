@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -46,8 +46,22 @@ fn exists(pid: u32) -> bool {
 
 fn sleeper() -> Command {
     let mut command = Command::new("sleep");
-    command.arg("1000");
     command
+        .arg("1000")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    command
+}
+
+/// A process outside of any lab that ends with the test, however that ends.
+struct Guarded(Child);
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        // Both fail only for a process that has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn shell(script: &str) -> Command {
@@ -123,12 +137,12 @@ fn the_next_lab_removes_what_a_killed_one_left() -> Result<()> {
     let netns = Netns::create(&dir.join("netns/a_pod"))?;
     // Nobody will drop it.
     std::mem::forget(netns);
-    let mut orphan = sleeper().spawn()?;
-    let stat = fs::read_to_string(format!("/proc/{}/stat", orphan.id()))?;
+    let mut orphan = Guarded(sleeper().spawn()?);
+    let stat = fs::read_to_string(format!("/proc/{}/stat", orphan.0.id()))?;
     let start = stat.split(' ').nth(21).context("the start time")?;
     // A process with the same id that started at another time stays alive.
-    let mut other = sleeper().spawn()?;
-    let records = format!("{} {start}\n{} 1\n", orphan.id(), other.id());
+    let mut other = Guarded(sleeper().spawn()?);
+    let records = format!("{} {start}\n{} 1\n", orphan.0.id(), other.0.id());
     fs::write(dir.join("processes"), records)?;
     let namespace = fs::read_link("/proc/self/ns/pid")?;
     fs::write(
@@ -140,10 +154,8 @@ fn the_next_lab_removes_what_a_killed_one_left() -> Result<()> {
     // Another test's lab may have begun to remove it and be at it still.
     wait_for("the folder to go", BOUND, || !dir.exists())?;
     ensure!(!mounts()?.contains(&dir.display().to_string()));
-    ensure!(orphan.wait()?.signal() == Some(9));
-    ensure!(other.try_wait()?.is_none(), "the other one lives");
-    other.kill()?;
-    other.wait()?;
+    ensure!(orphan.0.wait()?.signal() == Some(9));
+    ensure!(other.0.try_wait()?.is_none(), "the other one lives");
     Ok(())
 }
 
