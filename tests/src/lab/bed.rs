@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::clock::wait_for;
 use super::host::{Host, Inner, Mac};
@@ -28,8 +29,8 @@ use super::ip::ip;
 use super::netns::Netns;
 use super::process::NodeProcess;
 use super::wiring::{
-    BRIDGE, INTERFACE, Plan, Wiring, bridge_commands, common_settings, neighbour_settings,
-    node_commands, node_settings, outside_commands, pod_commands,
+    BRIDGE, INTERFACE, LINK_GROUP, Plan, Wiring, bridge_commands, common_settings,
+    neighbour_settings, node_commands, node_settings, outside_commands, pod_commands,
 };
 use super::{stale, sys};
 
@@ -69,6 +70,7 @@ impl Lab {
     /// As [`Lab::new`].
     pub fn with_plan(name: &str, wiring: Wiring, plan: Plan) -> Result<Self> {
         stale::sweep();
+        raise_descriptor_limit()?;
         let number = NEXT_LAB.fetch_add(1, Ordering::Relaxed);
         let dir = stale::parent_dir().join(stale::dir_name(number, name));
         let made = Self::build(&dir, wiring, plan);
@@ -197,25 +199,43 @@ impl Lab {
         v4: impl Into<Option<Ipv4Addr>>,
         v6: impl Into<Option<Ipv6Addr>>,
     ) -> Result<Host> {
+        let (host, ()) = self.pod_prepared(name, v4, v6, |_| Ok(()))?;
+        Ok(host)
+    }
+
+    /// As [`Lab::pod`], and runs `prepare` when the pod has everything but a
+    /// link: sniffers and servers started there miss no packet.
+    ///
+    /// # Errors
+    /// Says which step failed; the pod does not exist then.
+    pub fn pod_prepared<T>(
+        &mut self,
+        name: &str,
+        v4: impl Into<Option<Ipv4Addr>>,
+        v6: impl Into<Option<Ipv6Addr>>,
+        prepare: impl FnOnce(&Host) -> Result<T>,
+    ) -> Result<(Host, T)> {
         ensure!(!self.pods.contains_key(name), "pod {name} exists already");
         let node_interface = self.free_name();
-        let made = self.build_pod(name, &node_interface, v4.into(), v6.into());
+        let (v4, v6) = (v4.into(), v6.into());
+        let made = self.build_pod(name, &node_interface, v4, v6, prepare);
         if made.is_err() {
             // It may have been created or not; the error above counts more.
             let _ = self.delete_link(&node_interface);
         }
-        let host = made.with_context(|| format!("create pod {name}"))?;
+        let (host, prepared) = made.with_context(|| format!("create pod {name}"))?;
         self.pods.insert(name.to_owned(), host.clone());
-        Ok(host)
+        Ok((host, prepared))
     }
 
-    fn build_pod(
+    fn build_pod<T>(
         &self,
         name: &str,
         node_interface: &str,
         v4: Option<Ipv4Addr>,
         v6: Option<Ipv6Addr>,
-    ) -> Result<Host> {
+        prepare: impl FnOnce(&Host) -> Result<T>,
+    ) -> Result<(Host, T)> {
         let file = name.replace('/', "_");
         let netns = Netns::create(&self.dir.join("netns").join(file))?;
         common_settings(&netns)?;
@@ -224,18 +244,7 @@ impl Lab {
             Wiring::Bridged => self.bridge_mac,
             Wiring::Routed => Mac::local(self.names.hash_one(node_interface)),
         };
-        let (on_node, in_pod) =
-            pod_commands(self.wiring, &self.plan, node_interface, gateway_mac, v4, v6);
-        let mut commands = vec![format!(
-            "link add {node_interface} type veth peer name {INTERFACE} address {mac} netns {}",
-            netns.path().display()
-        )];
-        commands.extend(on_node);
-        ip(self.node.netns(), &commands)?;
-        ip(&netns, &in_pod)?;
-        wait_running(&netns, INTERFACE)?;
-        wait_running(self.node.netns(), node_interface)?;
-        Ok(Host::new(Inner {
+        let host = Host::new(Inner {
             name: name.to_owned(),
             v4,
             v6,
@@ -244,7 +253,20 @@ impl Lab {
             node_interface: Some(node_interface.to_owned()),
             mac,
             gateway_mac: Some(gateway_mac),
-        }))
+        });
+        let pair = format!(
+            "link add {node_interface} type veth peer name {INTERFACE} address {mac} netns {}",
+            host.netns().path().display()
+        );
+        let (on_node, in_pod) =
+            pod_commands(self.wiring, &self.plan, node_interface, gateway_mac, v4, v6);
+        ip(self.node.netns(), &[pair])?;
+        ip(host.netns(), &in_pod)?;
+        let prepared = prepare(&host)?;
+        ip(self.node.netns(), &on_node)?;
+        wait_running(host.netns(), INTERFACE)?;
+        wait_running(self.node.netns(), node_interface)?;
+        Ok((host, prepared))
     }
 
     /// Deletes a pod as a CNI does: the veth at once, then the namespace's name.
@@ -406,14 +428,8 @@ impl Drop for Lab {
         }
         // Clones of the hosts may live on in the test: take away names and links
         // here, not when the last clone goes.
-        let links = self
-            .pods
-            .values()
-            .filter_map(Host::node_interface)
-            .map(|name| format!("link del {name}"))
-            .chain([format!("link del {INTERFACE}")])
-            .collect::<Vec<_>>();
-        let mut results = vec![ip(self.node.netns(), &links)];
+        let links = format!("link del group {LINK_GROUP}");
+        let mut results = vec![ip(self.node.netns(), &[links])];
         let hosts = self.pods.values().chain(self.outside.values());
         results.extend(hosts.map(|host| host.netns().unname()));
         results.extend([self.node.netns().unname(), self.fabric.unname()]);
@@ -436,4 +452,15 @@ fn wait_running(netns: &Netns, interface: &str) -> Result<()> {
         })?;
         sys::settle(interface).with_context(|| format!("settle {interface}"))
     })?
+}
+
+/// Servers and probes of a large lab need more descriptors than the 1,024 that
+/// processes usually start with.
+fn raise_descriptor_limit() -> Result<()> {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        limit.current = limit.maximum;
+        setrlimit(Resource::Nofile, limit).context("raise the limit of open files")?;
+    }
+    Ok(())
 }

@@ -23,7 +23,7 @@ use super::server::open_raw;
 use super::server_loop::{ANSWER, QUESTION, without_ip_header};
 
 /// Probes in flight at a time, each with one descriptor.
-const IN_FLIGHT: usize = 256;
+const IN_FLIGHT: usize = 512;
 
 /// How often a datagram is sent before its silence counts.
 const SENDS: u64 = 3;

@@ -19,12 +19,17 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, socket_with};
 
 use super::host::{Family, Host};
 use super::probe::Proto;
 use super::sctp;
 use super::server_loop::{Endpoint, serve};
+
+/// Room for datagrams that wait for the server's thread, as after an address was
+/// resolved at last.
+const QUEUE_BYTES: usize = 16 << 20;
 
 /// What a [`Server`] listens on; empty lists are not served.
 #[derive(Clone, Debug, Default)]
@@ -176,6 +181,7 @@ fn open(addresses: &[IpAddr], spec: &ServeSpec) -> Result<Vec<Endpoint>> {
         for &port in &spec.udp {
             let at = SocketAddr::new(address, port);
             let socket = UdpSocket::bind(at).with_context(|| format!("UDP {at}"))?;
+            set_socket_recv_buffer_size_force(&socket, QUEUE_BYTES)?;
             socket.set_nonblocking(true)?;
             endpoints.push(Endpoint::Udp { socket, port });
         }
@@ -201,6 +207,7 @@ fn open(addresses: &[IpAddr], spec: &ServeSpec) -> Result<Vec<Endpoint>> {
 fn raw_socket(address: IpAddr, protocol: u8) -> Result<UdpSocket> {
     let socket = open_raw(Family::of(address), protocol)
         .and_then(|socket| {
+            set_socket_recv_buffer_size_force(&socket, QUEUE_BYTES)?;
             rustix::net::bind(&socket, &SocketAddr::new(address, 0))?;
             Ok(socket)
         })

@@ -19,6 +19,10 @@ pub(crate) const INTERFACE: &str = "eth0";
 const LINK_LOCAL_GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 const LINK_LOCAL_GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
+/// The group of the node's links, so that one call deletes them all: one by one
+/// the kernel waits for each.
+pub(crate) const LINK_GROUP: u32 = 0x1ab;
+
 /// The node's bridge.
 pub(crate) const BRIDGE: &str = "cni0";
 
@@ -77,7 +81,7 @@ pub(crate) fn node_commands(wiring: Wiring, plan: &Plan, bridge_mac: Mac) -> Vec
     let mut commands = vec![
         "link set lo up".to_owned(),
         format!("addr add {v4}/32 dev {INTERFACE}"),
-        format!("link set {INTERFACE} up"),
+        format!("link set {INTERFACE} group {LINK_GROUP} up"),
         format!("addr add {v6}/128 dev {INTERFACE} nodad"),
     ];
     if wiring == Wiring::Bridged {
@@ -116,7 +120,9 @@ fn bridged(
 ) -> (Vec<String>, Vec<String>) {
     let (net_v4, net_v6) = plan.pods;
     let (gateway_v4, gateway_v6) = plan.gateway(Wiring::Bridged);
-    let mut node = vec![format!("link set {node_interface} master {BRIDGE} up")];
+    let mut node = vec![format!(
+        "link set {node_interface} master {BRIDGE} group {LINK_GROUP} up"
+    )];
     let mut pod = vec!["link set lo up".to_owned()];
     if let Some(v4) = v4 {
         let on_link = net_v4.contains(&v4);
@@ -162,7 +168,7 @@ fn routed(
     let mut node = vec![
         format!("link set {node_interface} address {gateway_mac}"),
         format!("addr add {LINK_LOCAL_GATEWAY_V4}/32 dev {node_interface} scope link"),
-        format!("link set {node_interface} up"),
+        format!("link set {node_interface} group {LINK_GROUP} up"),
         format!("addr add {LINK_LOCAL_GATEWAY_V6}/64 dev {node_interface} nodad"),
     ];
     let mut pod = vec!["link set lo up".to_owned()];

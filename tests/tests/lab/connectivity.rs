@@ -1,11 +1,16 @@
 //! Every host reaches every other one, in both wirings and families.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use policy_tests::lab::{
-    Family, Host, Lab, Outcome, Probe, Proto, ServeSpec, Server, Wiring, matrix, probe,
+    Family, Host, Lab, Outcome, Probe, Proto, ServeSpec, Server, Sniffer, Wiring, matrix, probe,
+    wait_for,
 };
+
+const BOUND: Duration = Duration::from_secs(10);
 
 const PORTS: [u16; 3] = [80, 5432, 65535];
 /// Without a number's owner (RFC 3692).
@@ -190,5 +195,40 @@ fn a_pod_may_have_one_family_only() -> Result<()> {
         ensure!(outcome.is_connected(), "{pod:?}: {outcome}");
     }
     ensure!(four.address(Family::V6).is_err() && six.address(Family::V4).is_err());
+    Ok(())
+}
+
+#[test]
+fn what_is_prepared_before_the_link_misses_no_packet() -> Result<()> {
+    for wiring in [Wiring::Bridged, Wiring::Routed] {
+        let mut lab = Lab::new("birth", wiring)?;
+        let client = lab.pod("a/client", v4(10), v6(10))?;
+        let socket = client.netns().run(|| UdpSocket::bind((v6(10), 0)))??;
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| -> Result<()> {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Acquire) {
+                    // Fails while nobody is there.
+                    let _ = socket.send_to(b"early", (v6(11), 80));
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+            });
+            let born = lab.pod_prepared("a/pod", v4(11), v6(11), |pod| {
+                let sniffer = Sniffer::start(pod, |packet| packet.dport == 80)?;
+                Ok((sniffer, Server::start(pod, &ServeSpec::ports(&[80]))?))
+            });
+            let arrived = born.and_then(|(_, (sniffer, server))| {
+                let served = || server.arrived(Proto::Udp, 80);
+                wait_for("20 datagrams", BOUND, || served() >= 20)?;
+                stop.store(true, Ordering::Release);
+                wait_for("the same count at both", BOUND, || {
+                    sniffer.count() as u64 == served()
+                })
+                .with_context(|| format!("{} sniffed, {} served", sniffer.count(), served()))
+            });
+            stop.store(true, Ordering::Release);
+            arrived.map(drop)
+        })?;
+    }
     Ok(())
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use policy_tests::lab::{
-    Arp, Direction, Family, Host, IpPacket, Lab, Mac, Parsed, Proto, ServeSpec, Server, Sniffer,
-    Wiring, arp_reply, arp_request, parse_arp, parse_frame, redirect, router_advertisement,
-    tcp_flags, wait_for,
+    Arp, Direction, Family, Host, IpPacket, Lab, Parsed, Proto, ServeSpec, Server, Sniffer, Wiring,
+    arp_reply, arp_request, parse_arp, parse_frame, redirect, router_advertisement, tcp_flags,
+    wait_for,
 };
 
 use crate::connectivity::{v4, v6};
@@ -127,7 +127,7 @@ fn an_echo_request_is_answered_so_its_checksum_is_right() -> Result<()> {
 #[test]
 fn arp_and_router_messages_reach_a_neighbour_on_the_bridge() -> Result<()> {
     let (_lab, from, to) = two_pods(Wiring::Bridged)?;
-    let (own, other) = (v4(10), v4(11));
+    let other = v4(11);
     let arps = Sniffer::start_decoding(&to, to.interface(), |frame, direction| {
         parse_arp(frame).filter(|_| direction == Direction::In)
     })?;
@@ -154,7 +154,6 @@ fn arp_and_router_messages_reach_a_neighbour_on_the_bridge() -> Result<()> {
         redirect(from.mac(), router, (to.mac(), v6(11)), router, v6(99)),
     ])?;
     wait_for("both messages", BOUND, || messages.count() == 2)?;
-    ensure!(own != claimed && Mac::BROADCAST != from.mac());
     Ok(())
 }
 
