@@ -191,6 +191,16 @@ impl Program {
         self.names.dedup();
     }
 
+    /// Every atom that a rule asks about, sorted.
+    pub fn atoms(&self) -> &[AtomId] {
+        &self.atoms
+    }
+
+    /// Whether a rule asks for port names of the peer.
+    pub fn asks_names(&self) -> bool {
+        !self.names.is_empty()
+    }
+
     /// The part of a signature that can make a difference to the answer.
     pub fn projection(&self, signature: &Signature) -> Signature {
         let atoms = signature.atoms.iter().copied();

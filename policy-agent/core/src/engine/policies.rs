@@ -168,7 +168,17 @@ impl State {
         let default = Arc::new(program.answer(&Signature::default()));
         let mut answers: HashMap<Signature, Arc<PortSetSpec>> = HashMap::new();
         let mut rows = BTreeMap::new();
-        for (class, signature) in self.classes.iter() {
+        let mut candidates: BTreeSet<ClassId> = BTreeSet::new();
+        for atom in program.atoms() {
+            candidates.extend(self.classes.with_atom(*atom));
+        }
+        if program.asks_names() {
+            candidates.extend(self.classes.naming());
+        }
+        for class in candidates {
+            let Some(signature) = self.classes.signature(class) else {
+                continue;
+            };
             let peer = program.projection(signature);
             if peer == Signature::default() {
                 continue;

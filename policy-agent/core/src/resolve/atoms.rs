@@ -44,16 +44,27 @@ pub struct Signature {
 /// What [`Atoms::settle`] found different since it was last asked.
 #[derive(Debug, Clone, Default)]
 pub struct AtomChanges {
-    /// Peers that are pods, now named.
+    /// Peers that are now named.
     pub added: Vec<AtomId>,
-    /// Peers that are pods, no longer named.
+    /// Peers that are no longer named.
     pub removed: BTreeSet<AtomId>,
     /// Prefixes that came, went, or are covered by other blocks.
     pub prefixes: BTreeSet<IpNet>,
-    /// The own node became a peer, or is none any more.
-    pub own_node: bool,
-    /// Port names, or the peers with which they are used, are different.
-    pub names: bool,
+    /// Port names that are now used with these peers; `None`: with every peer.
+    pub names_used: BTreeSet<(NameId, Option<AtomId>)>,
+    /// Some port name is no longer used with some peer.
+    pub names_dropped: bool,
+}
+
+impl AtomChanges {
+    /// Whether nothing is different.
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty()
+            && self.removed.is_empty()
+            && self.prefixes.is_empty()
+            && self.names_used.is_empty()
+            && !self.names_dropped
+    }
 }
 
 /// The peers and port names of the policies in force.
@@ -144,11 +155,9 @@ impl Atoms {
             rules: 1,
         };
         self.peers.insert(id, named);
+        self.changes.added.push(id);
         match peer {
-            Peer::Pods { namespaces, pods } => {
-                self.index.insert(namespaces, pods, id.0);
-                self.changes.added.push(id);
-            }
+            Peer::Pods { namespaces, pods } => self.index.insert(namespaces, pods, id.0),
             Peer::IpBlock(block) => {
                 let prefixes = self.prefixes.insert(block, id);
                 self.changes.prefixes.extend(prefixes);
@@ -177,7 +186,6 @@ impl Atoms {
     }
 
     fn add_name(&mut self, name: PortName, peers: &Option<Vec<AtomId>>) {
-        self.changes.names = true;
         let id = match self.name_ids.get(&name) {
             Some(id) => *id,
             None => {
@@ -191,18 +199,27 @@ impl Atoms {
             any: 0,
             peers: BTreeMap::new(),
         });
+        let used = &mut self.changes.names_used;
         match peers {
-            None => entry.any += 1,
+            None => {
+                entry.any += 1;
+                if entry.any == 1 {
+                    used.insert((id, None));
+                }
+            }
             Some(peers) => {
                 for peer in peers {
-                    *entry.peers.entry(*peer).or_default() += 1;
+                    let count = entry.peers.entry(*peer).or_default();
+                    *count += 1;
+                    if *count == 1 {
+                        used.insert((id, Some(*peer)));
+                    }
                 }
             }
         }
     }
 
     fn remove_name(&mut self, name: &PortName, peers: &Option<Vec<AtomId>>) {
-        self.changes.names = true;
         let Some(id) = self.name_ids.get(name) else {
             return;
         };
@@ -210,13 +227,17 @@ impl Atoms {
             return;
         };
         match peers {
-            None => entry.any -= 1,
+            None => {
+                entry.any -= 1;
+                self.changes.names_dropped |= entry.any == 0;
+            }
             Some(peers) => {
                 for peer in peers {
                     if let Some(count) = entry.peers.get_mut(peer) {
                         *count -= 1;
                         if *count == 0 {
                             entry.peers.remove(peer);
+                            self.changes.names_dropped = true;
                         }
                     }
                 }
@@ -231,18 +252,7 @@ impl Atoms {
                 continue;
             };
             match &named.peer {
-                Peer::Pods { namespaces, pods } => {
-                    self.index.remove(namespaces, pods, id.0);
-                    // One that came and went since the last time is no change.
-                    match self.changes.added.iter().position(|added| *added == id) {
-                        Some(at) => {
-                            self.changes.added.swap_remove(at);
-                        }
-                        None => {
-                            self.changes.removed.insert(id);
-                        }
-                    }
-                }
+                Peer::Pods { namespaces, pods } => self.index.remove(namespaces, pods, id.0),
                 Peer::IpBlock(block) => {
                     let prefixes = self.prefixes.remove(block, id);
                     self.changes.prefixes.extend(prefixes);
@@ -251,15 +261,30 @@ impl Atoms {
             if let Some(named) = self.peers.remove(&id) {
                 self.ids.remove(&named.peer);
             }
+            // One that came and went since the last time is no change.
+            match self.changes.added.iter().position(|added| *added == id) {
+                Some(at) => {
+                    self.changes.added.swap_remove(at);
+                }
+                None => {
+                    self.changes.removed.insert(id);
+                }
+            }
         }
-        if self.changes.names {
+        if self.changes.names_dropped {
             let unused = |entry: &NameUse| entry.any == 0 && entry.peers.is_empty();
             self.names.retain(|_, entry| !unused(entry));
             let names = &self.names;
             self.name_ids.retain(|_, id| names.contains_key(id));
         }
         let own_node = self.own_node > 0;
-        self.changes.own_node = own_node != self.own_node_before;
+        match (self.own_node_before, own_node) {
+            (false, true) => self.changes.added.push(OWN_NODE),
+            (true, false) => {
+                self.changes.removed.insert(OWN_NODE);
+            }
+            (false, false) | (true, true) => {}
+        }
         self.own_node_before = own_node;
         std::mem::take(&mut self.changes)
     }
@@ -274,14 +299,46 @@ impl Atoms {
         self.peers.get(&atom).map(|named| &named.peer)
     }
 
+    /// Whether a signature is more than the longest prefix of an address says.
+    pub fn is_special(&self, signature: &Signature) -> bool {
+        let is_block = |atom| matches!(self.peer(atom), Some(Peer::IpBlock(_)));
+        !signature.names.is_empty() || signature.atoms.iter().any(|atom| !is_block(*atom))
+    }
+
+    /// What is left of a signature without these atoms, and without port names
+    /// that are no longer used with what is left; `None`: all of it.
+    pub fn retained(&self, signature: &Signature, removed: &BTreeSet<AtomId>) -> Option<Signature> {
+        let Signature { atoms, names } = signature;
+        let stays = |atom: &AtomId| !removed.contains(atom);
+        let used = |id: &NameId| {
+            self.names.get(id).is_some_and(|entry| {
+                let mut left = atoms.iter().filter(|atom| stays(atom));
+                entry.any > 0 || left.any(|atom| entry.peers.contains_key(atom))
+            })
+        };
+        if atoms.iter().all(stays) && names.iter().all(|(id, _)| used(id)) {
+            return None;
+        }
+        Some(Signature {
+            atoms: atoms.iter().copied().filter(stays).collect(),
+            names: names.iter().filter(|(id, _)| used(id)).cloned().collect(),
+        })
+    }
+
+    /// Whether a port name is used with one of these peers in particular.
+    pub fn names_with(&self, atoms: &[AtomId]) -> bool {
+        let mut names = self.names.values();
+        names.any(|entry| atoms.iter().any(|atom| entry.peers.contains_key(atom)))
+    }
+
+    /// The port name of a number.
+    pub fn port_name(&self, name: NameId) -> Option<&PortName> {
+        self.names.get(&name).map(|entry| &entry.name)
+    }
+
     /// The number of a port name that an egress rule in force uses.
     pub fn name(&self, name: &PortName) -> Option<NameId> {
         self.name_ids.get(name).copied()
-    }
-
-    /// Whether any egress rule in force uses a port name.
-    pub fn uses_names(&self) -> bool {
-        !self.names.is_empty()
     }
 
     /// The prefixes of the ipBlocks in force.
@@ -316,11 +373,11 @@ impl Atoms {
                     atoms.push(AtomId(id));
                 });
         }
-        let special = !atoms.is_empty();
+        let special = node || !atoms.is_empty();
         atoms.extend_from_slice(self.prefixes.covering_address(address));
         atoms.sort_unstable();
         let names = pod.map_or_else(Vec::new, |(pod, _)| self.resolve_names(pod, &atoms));
-        let special = special || node || !names.is_empty();
+        let special = special || !names.is_empty();
         (Signature { atoms, names }, special)
     }
 

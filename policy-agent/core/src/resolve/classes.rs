@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::atoms::Signature;
+use super::atoms::{AtomId, Signature};
 use crate::desired::ClassId;
 
 /// The classes in use.
@@ -16,6 +16,10 @@ use crate::desired::ClassId;
 pub struct Classes {
     ids: HashMap<Arc<Signature>, ClassId>,
     classes: BTreeMap<ClassId, Class>,
+    /// The classes that an atom is in.
+    by_atom: HashMap<AtomId, BTreeSet<ClassId>>,
+    /// The classes that resolve port names.
+    naming: BTreeSet<ClassId>,
     last: u32,
     /// Those without members since the last [`Classes::settle`].
     empty: BTreeSet<ClassId>,
@@ -62,7 +66,7 @@ impl Classes {
         }
         let id = self.unused();
         let signature = Arc::new(signature);
-        self.ids.insert(signature.clone(), id);
+        self.file(id, &signature);
         let class = Class {
             signature,
             members: 1,
@@ -84,13 +88,36 @@ impl Classes {
 
     /// Gives a class another signature, which no class has.
     pub fn rename(&mut self, id: ClassId, signature: Signature) {
+        let signature = Arc::new(signature);
         if let Some(class) = self.classes.get_mut(&id) {
-            let signature = Arc::new(signature);
-            self.ids.remove(&class.signature);
-            self.ids.insert(signature.clone(), id);
-            class.signature = signature;
+            let before = std::mem::replace(&mut class.signature, signature.clone());
+            self.unfile(id, &before);
+            self.file(id, &signature);
             self.changes.renamed.insert(id);
         }
+    }
+
+    fn file(&mut self, id: ClassId, signature: &Arc<Signature>) {
+        self.ids.insert(signature.clone(), id);
+        for atom in &signature.atoms {
+            self.by_atom.entry(*atom).or_default().insert(id);
+        }
+        if !signature.names.is_empty() {
+            self.naming.insert(id);
+        }
+    }
+
+    fn unfile(&mut self, id: ClassId, signature: &Signature) {
+        self.ids.remove(signature);
+        for atom in &signature.atoms {
+            if let Some(classes) = self.by_atom.get_mut(atom) {
+                classes.remove(&id);
+                if classes.is_empty() {
+                    self.by_atom.remove(atom);
+                }
+            }
+        }
+        self.naming.remove(&id);
     }
 
     /// The class of a signature.
@@ -111,6 +138,16 @@ impl Classes {
         self.classes.get(&id).map_or(0, |class| class.members)
     }
 
+    /// The classes that an atom is in.
+    pub fn with_atom(&self, atom: AtomId) -> impl Iterator<Item = ClassId> {
+        self.by_atom.get(&atom).into_iter().flatten().copied()
+    }
+
+    /// The classes that resolve port names.
+    pub fn naming(&self) -> impl Iterator<Item = ClassId> {
+        self.naming.iter().copied()
+    }
+
     /// Every class but [`ClassId::OTHER`], by number.
     pub fn iter(&self) -> impl Iterator<Item = (ClassId, &Arc<Signature>)> {
         let classes = self.classes.iter();
@@ -124,7 +161,7 @@ impl Classes {
                 continue;
             }
             if let Some(class) = self.classes.remove(&id) {
-                self.ids.remove(&class.signature);
+                self.unfile(id, &class.signature);
             }
             self.changes.renamed.remove(&id);
             // One that came and went since the last time was never there.
