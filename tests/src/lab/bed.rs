@@ -23,7 +23,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use super::clock::wait_for;
+use super::clock::{ask_for_packet_stamps, await_packet_stamps, wait_for};
 use super::host::{Host, Inner, Mac};
 use super::ip::ip;
 use super::netns::Netns;
@@ -113,6 +113,10 @@ impl Lab {
             ],
         )?;
         ip(&netns, &node_commands(wiring, &plan, bridge_mac))?;
+        ask_for_packet_stamps()?;
+        netns
+            .run(await_packet_stamps)?
+            .context("time stamps of packets")?;
         wait_running(&netns, INTERFACE)?;
         wait_running(&fabric, "uplink")?;
         if wiring == Wiring::Bridged {

@@ -5,13 +5,22 @@
 //! measuring and stamping could falsify the result, and the offset is measured
 //! anew for each batch of packets.
 
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::thread::clock_nanosleep_absolute;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
+use super::sys::{self, Batch};
+
 const NS_PER_SEC: u64 = 1_000_000_000;
+
+/// The kernel starts to stamp from a work queue; this bounds a loaded machine.
+const STAMPS: Duration = Duration::from_secs(10);
 
 /// How often [`wait_for`] looks at its condition.
 const POLL: Duration = Duration::from_millis(1);
@@ -54,6 +63,45 @@ pub fn wait_for(
         }
         std::thread::sleep(POLL);
     }
+}
+
+/// Asks the kernel to stamp packets when they arrive, for the rest of this
+/// process: without anybody who asks it stops.
+pub(crate) fn ask_for_packet_stamps() -> Result<()> {
+    static ASKS: OnceLock<OwnedFd> = OnceLock::new();
+    if ASKS.get().is_none() {
+        let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
+        sys::enable_timestamps(socket.as_fd())?;
+        // Another lab may have been faster, and one is enough.
+        let _ = ASKS.set(socket);
+    }
+    Ok(())
+}
+
+/// Waits until packets are stamped when they arrive; runs in a namespace whose
+/// loopback is up.
+///
+/// Asking only schedules the beginning. Until then packets get the time at which
+/// they are read.
+pub(crate) fn await_packet_stamps() -> Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("bind on the loopback")?;
+    sys::enable_timestamps(socket.as_fd())?;
+    let mut batch = Batch::new(1, 64);
+    let mut stamped_on_arrival = || -> Result<bool> {
+        socket.send_to(b"stamp", socket.local_addr()?)?;
+        let sent_ns = to_ns(clock_gettime(ClockId::Realtime));
+        let stamped = batch.receive(socket.as_fd())?;
+        let stamps = batch.packets().filter_map(|packet| packet.realtime_ns);
+        Ok(stamped && stamps.max().is_some_and(|stamp| stamp <= sent_ns))
+    };
+    let mut result = Ok(());
+    wait_for("packets to be stamped", STAMPS, || {
+        stamped_on_arrival().unwrap_or_else(|error| {
+            result = Err(error);
+            true
+        })
+    })?;
+    result
 }
 
 /// What separates `CLOCK_REALTIME` from `CLOCK_MONOTONIC`.

@@ -11,6 +11,9 @@
 //! Nothing of it is visible in the host's network namespace, several labs run
 //! side by side, and dropping a lab removes all of it.
 //!
+//! The kernel's neighbour tables are common to all namespaces and hold 1,024
+//! entries, so a full matrix of more than 30 bridged pods has to be a routed one.
+//!
 //! All times are nanoseconds of `CLOCK_MONOTONIC` (the clock of the agent's
 //! logs too); kernel time stamps are translated to it when they are read.
 
@@ -33,6 +36,7 @@ mod sniffer;
 mod stale;
 mod sys;
 mod tcp_flow;
+mod udp_report;
 mod udp_stream;
 mod wiring;
 
@@ -49,5 +53,6 @@ pub use process::NodeProcess;
 pub use server::{ServeSpec, Server};
 pub use sniffer::{Direction, Sniffed, Sniffer};
 pub use tcp_flow::{TcpFlow, TcpReport, TcpSpec, message_of};
-pub use udp_stream::{Arrival, UdpReport, UdpSpec, UdpStream};
+pub use udp_report::{Arrival, UdpReport};
+pub use udp_stream::{UdpSpec, UdpStream};
 pub use wiring::{Plan, Wiring};
