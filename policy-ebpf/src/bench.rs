@@ -1,1 +1,1 @@
-
+//! Programs that drive benchmarks; only in an object built with `bench`.

@@ -11,7 +11,7 @@
 //! - [`emit`]: counters and events.
 //! - [`pod`]: the path of a packet from or to a pod.
 //! - [`prefilter`]: the XDP program.
-#![feature(core_intrinsics)]
+#![feature(asm_experimental_arch, core_intrinsics)]
 #![expect(
     internal_features,
     reason = "atomic addition without a result is the only form that BPF has, and only the intrinsic is it"
@@ -39,19 +39,19 @@ const NEXT: i32 = -1;
 
 /// What the pod sends: TCX ingress (or clsact ingress) of its veth's host side.
 #[classifier]
-pub fn from_pod(ctx: TcContext) -> i32 {
+pub(crate) fn from_pod(ctx: TcContext) -> i32 {
     action(pod::passes::<true>(&ctx))
 }
 
 /// What the pod receives: TCX egress (or clsact egress) of its veth's host side.
 #[classifier]
-pub fn to_pod(ctx: TcContext) -> i32 {
+pub(crate) fn to_pod(ctx: TcContext) -> i32 {
     action(pod::passes::<false>(&ctx))
 }
 
 /// Drops the sources that the operator named, before the stack sees them.
 #[xdp(frags)]
-pub fn prefilter(ctx: XdpContext) -> u32 {
+pub(crate) fn prefilter(ctx: XdpContext) -> u32 {
     if prefilter::denies(&ctx) {
         xdp_action::XDP_DROP
     } else {

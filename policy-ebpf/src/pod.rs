@@ -1,7 +1,7 @@
 //! The path of a packet from or to a pod: endpoint, parser, flow cache, gate,
 //! decision, and what is reported.
 
-use core::ptr::addr_of;
+use core::ptr::{addr_of, addr_of_mut};
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
@@ -11,11 +11,11 @@ use policy_common::abi::event::{DropReason, VerdictEvent};
 use policy_common::abi::maps::{FLOW_SETS, IFINDEX_ENTRIES};
 use policy_common::abi::{Direction, stats};
 use policy_common::flow_cache::FlowKey;
-use policy_common::packet::{Frame, Kind, Packet, bytes16, parse, words6};
+use policy_common::packet::{Class, Frame, Kind, Packet, parse, parse_into};
 use policy_common::verdict::gate::Pod;
-use policy_common::verdict::{Gate, Identities, Scene, Verdict, decide, gate};
+use policy_common::verdict::{Gate, Identities, Judgement, Scene, Verdict, decide, gate};
 
-use crate::skb::Skb;
+use crate::skb::{self, Skb};
 use crate::tables::{Connections, Tables};
 use crate::{clock, emit, maps};
 
@@ -34,39 +34,57 @@ struct Settings {
 pub(crate) fn passes<const EGRESS: bool>(ctx: &TcContext) -> bool {
     let direction = direction::<EGRESS>();
     let mut skb = Skb::new(ctx);
-    let mut frame = parse(&skb);
-    if frame == Err(DropReason::Truncated) && skb.pull(ctx) {
-        parse_again(ctx.skb.skb, (&raw mut frame).cast());
+    let mut memory = Frame::EMPTY;
+    let memory: *mut Frame = skb::opaque(&raw mut memory);
+    // SAFETY: `opaque` gave back the address of the frame above.
+    let frame = unsafe { &mut *memory };
+    parse_into(&skb, frame);
+    if frame.class == Class::Bad(DropReason::Truncated) && skb.pull(ctx) {
+        // Headers beyond the linear part: rare.
+        pa_parse_again(ctx.skb.skb, memory.cast());
     }
     let ifindex = skb.ifindex();
     let ingress_ifindex = skb.ingress_ifindex();
     let slot = slot_of(ifindex);
 
-    let mut cache_key = None;
-    if let Ok(Frame::Ip(packet)) = &frame {
-        if packet.kind.is_cacheable() {
-            if let Some(word) = word_of(slot) {
-                let local_origin = !EGRESS && ingress_ifindex == 0;
-                let key = flow_key(packet, direction, local_origin, slot, word);
-                if recalled(&key) && !is_off() {
-                    return true;
-                }
-                cache_key = Some(key);
+    let local_origin = !EGRESS && ingress_ifindex == 0;
+    let cacheable = frame.class == Class::Ip && frame.packet.kind.is_cacheable();
+    if cacheable {
+        if let Some(word) = word_of(slot) {
+            let key = flow_key(
+                &frame.packet,
+                direction,
+                local_origin,
+                slot,
+                word.generation(),
+            );
+            if recalled(&key) && !is_off() {
+                return true;
             }
         }
     }
-    let answer = slow::<EGRESS>(ctx.skb.skb, (&raw const frame).cast(), slot);
-    if answer & REMEMBER != 0 {
-        if let Some(key) = &cache_key {
-            remember(key);
-        }
+    let memory: *const FrameMemory = memory.cast_const().cast();
+    let answer = if EGRESS {
+        pa_from_pod(ctx.skb.skb, memory, slot)
+    } else {
+        pa_to_pod(ctx.skb.skb, memory, slot)
+    };
+    if answer & REMEMBER != 0 && cacheable {
+        // The generation under which it was judged, not the one of now.
+        let generation = (answer >> 32) as u32;
+        pa_remember(
+            memory,
+            slot,
+            generation,
+            direction.index() | u32::from(local_origin) << 1,
+        );
     }
     answer & PASS != 0
 }
 
-/// Bits of what [`slow`] answers.
-const PASS: u32 = 1;
-const REMEMBER: u32 = 2;
+/// Bits of what [`slow`] answers; from bit 32 on the generation that was asked.
+const PASS: u64 = 1;
+const REMEMBER: u64 = 2;
 
 #[inline(always)]
 const fn direction<const EGRESS: bool>() -> Direction {
@@ -77,31 +95,59 @@ const fn direction<const EGRESS: bool>() -> Direction {
     }
 }
 
-/// Parses a packet whose headers were beyond the linear part: rare.
-#[inline(never)]
-fn parse_again(skb: *mut __sk_buff, frame: *mut u8) {
-    let parsed = parse(&Skb::new(&TcContext::new(skb)));
-    // SAFETY: the one caller passes its own `Parsed`.
-    unsafe { frame.cast::<Parsed>().write(parsed) }
+/// A [`Frame`] as the verifier sees it where it crosses a function's border. (It
+/// rejects the BTF that an enum with data becomes in a signature.)
+#[repr(C)]
+pub(crate) struct FrameMemory {
+    words: [u64; 7],
 }
 
-/// What the parser says. Functions that are not inlined get it by a pointer to
-/// bytes: the kernel rejects the BTF that an enum with data becomes in a
-/// function's signature.
-type Parsed = Result<Frame, DropReason>;
+const _: () = assert!(size_of::<FrameMemory>() == size_of::<Frame>());
+
+/// Parses once more, after more of the packet was made readable. A global
+/// function, as all that follow: verified once, each by itself, instead of once
+/// for every way in which a packet comes there.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pa_parse_again(skb: *mut __sk_buff, memory: *mut FrameMemory) -> u32 {
+    if memory.is_null() {
+        return 0;
+    }
+    let parsed = parse(&Skb::new(&TcContext::new(skb)));
+    // SAFETY: the caller passes its own `Frame`.
+    unsafe { memory.cast::<Frame>().write(parsed) }
+    1
+}
+
+/// [`slow`] for what the pod sends.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pa_from_pod(skb: *mut __sk_buff, memory: *const FrameMemory, slot: u32) -> u64 {
+    slow::<true>(skb, memory, slot)
+}
+
+/// [`slow`] for what the pod receives.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pa_to_pod(skb: *mut __sk_buff, memory: *const FrameMemory, slot: u32) -> u64 {
+    slow::<false>(skb, memory, slot)
+}
 
 /// Endpoint, gate, decision, report: [`PASS`] or not, and whether to
 /// [`REMEMBER`].
-#[inline(never)]
-fn slow<const EGRESS: bool>(skb: *mut __sk_buff, frame: *const u8, slot: u32) -> u32 {
-    // SAFETY: the one caller passes its own `Parsed`.
-    let frame = unsafe { &*frame.cast::<Parsed>() };
+#[inline(always)]
+fn slow<const EGRESS: bool>(skb: *mut __sk_buff, memory: *const FrameMemory, slot: u32) -> u64 {
+    if memory.is_null() {
+        return 0;
+    }
+    // SAFETY: the one caller passes its own `Frame`.
+    let frame = unsafe { &*memory.cast::<Frame>() };
     let direction = direction::<EGRESS>();
     let skb = Skb::new(&TcContext::new(skb));
     let ifindex = skb.ifindex();
     let settings = settings();
     let Some(endpoint) = endpoint(slot) else {
-        return u32::from(passes_without_endpoint(&skb, direction, frame, &settings));
+        return u64::from(passes_without_endpoint(&skb, direction, memory, &settings));
     };
     // SAFETY: array elements stay; the word is one aligned 8-byte load, the other
     // fields are written before the slot is published.
@@ -112,15 +158,11 @@ fn slow<const EGRESS: bool>(skb: *mut __sk_buff, frame: *const u8, slot: u32) ->
         )
     };
     let off = settings.flags & FLAG_ENFORCE_OFF != 0;
-    // SAFETY: as above.
-    let pod = unsafe {
-        Pod {
-            flags: (*endpoint).flags,
-            word: if off { PolicyWord(0) } else { word },
-            addr4: (*endpoint).addr4,
-            addr6: words6((*endpoint).addr6),
-            link_local6: words6((*endpoint).link_local6),
-        }
+    let pod = Pod {
+        word: if off { PolicyWord(0) } else { word },
+        // SAFETY: array elements stay; the agent changes nothing but the word and
+        // the link-local address while the slot is in use.
+        endpoint: unsafe { &*endpoint },
     };
     let verdict = match gate(&pod, direction, frame, &skb) {
         Gate::Pass => Verdict::PASS,
@@ -148,14 +190,14 @@ fn slow<const EGRESS: bool>(skb: *mut __sk_buff, frame: *const u8, slot: u32) ->
         }
     };
     if verdict.denied.is_some() || verdict.log {
-        report(frame, &verdict, number, ifindex, direction, &settings);
+        report(memory, &verdict, number, ifindex, direction, &settings);
     }
     if verdict.denied.is_some() {
         return 0;
     }
     emit::count(stats::index(direction, stats::PASSED));
     if verdict.cacheable {
-        PASS | REMEMBER
+        PASS | REMEMBER | u64::from(word.generation()) << 32
     } else {
         PASS
     }
@@ -167,18 +209,21 @@ fn slow<const EGRESS: bool>(skb: *mut __sk_buff, frame: *const u8, slot: u32) ->
 fn passes_without_endpoint(
     skb: &Skb,
     direction: Direction,
-    frame: &Parsed,
+    memory: *const FrameMemory,
     settings: &Settings,
 ) -> bool {
+    // SAFETY: the caller passes a `Frame`, and checked that it is one.
+    let frame = unsafe { &*memory.cast::<Frame>() };
     if settings.flags & FLAG_ENFORCE_OFF != 0 {
         return true;
     }
     let tables = Tables {
         config_flags: settings.flags,
     };
-    let passes = match frame {
-        Ok(Frame::Arp { .. }) => true,
-        Ok(Frame::Ip(packet)) => match packet.kind {
+    let packet = &frame.packet;
+    let passes = match frame.class {
+        Class::Arp => true,
+        Class::Ip => match packet.kind {
             Kind::NeighbourSolicitation
             | Kind::NeighbourAdvertisement
             | Kind::RouterSolicitation => true,
@@ -189,11 +234,11 @@ fn passes_without_endpoint(
                 Direction::Egress => tables.peer(packet.family, packet.dst).node,
             },
         },
-        _ => false,
+        Class::Other | Class::Bad(_) => false,
     };
     if !passes {
         let verdict = Verdict::drop(DropReason::NoEndpoint);
-        report(frame, &verdict, 0, skb.ifindex(), direction, settings);
+        report(memory, &verdict, 0, skb.ifindex(), direction, settings);
     }
     passes
 }
@@ -269,7 +314,7 @@ fn flow_key(
     direction: Direction,
     local_origin: bool,
     slot: u32,
-    word: PolicyWord,
+    generation: u32,
 ) -> FlowKey {
     FlowKey {
         src: packet.src,
@@ -280,7 +325,7 @@ fn flow_key(
             | u64::from(direction.index()) << 40
             | u64::from(packet.family) << 48
             | u64::from(local_origin) << 56,
-        owner: u64::from(slot) | u64::from(word.generation()) << 32,
+        owner: u64::from(slot) | u64::from(generation) << 32,
     }
 }
 
@@ -295,68 +340,102 @@ fn recalled(key: &FlowKey) -> bool {
     unsafe { (*set).hit(key, clock::ticks()) }
 }
 
-#[inline(always)]
-fn remember(key: &FlowKey) {
+/// Puts a flow that passed into the cache.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pa_remember(memory: *const FrameMemory, slot: u32, generation: u32, how: u32) -> u32 {
+    if memory.is_null() {
+        return 0;
+    }
+    // SAFETY: the caller passes its own `Frame`.
+    let packet = unsafe { &(*memory.cast::<Frame>()).packet };
+    let key = flow_key(
+        packet,
+        Direction::from_index(how & 1),
+        how & 2 != 0,
+        slot,
+        generation,
+    );
     if let Some(set) = maps::FLOWS.get_ptr_mut(key.set_index() & (FLOW_SETS as u32 - 1)) {
         // SAFETY: as in `recalled`.
-        unsafe { (*set).insert(key, clock::ticks()) }
+        unsafe { (*set).insert(&key, clock::ticks()) }
     }
+    1
 }
 
 #[inline(always)]
 fn report(
-    frame: &Parsed,
+    memory: *const FrameMemory,
     verdict: &Verdict,
     endpoint: u32,
     ifindex: u32,
     direction: Direction,
     settings: &Settings,
 ) {
-    if let Some(reason) = verdict.denied {
-        emit::count(stats::index(direction, reason as u32));
-    }
-    emit::event(
-        direction,
-        settings.events_per_tick,
-        |now_ns, event: *mut VerdictEvent| {
-            let mut filled = EMPTY_EVENT;
-            filled.time_ns = now_ns;
-            filled.endpoint = endpoint;
-            filled.ifindex = ifindex;
-            filled.identity = verdict.identity;
-            filled.rule = verdict.rule;
-            filled.reason = verdict.denied.map_or(0, |reason| reason as u8);
-            filled.direction = direction.index() as u8;
-            if let Ok(Frame::Ip(packet)) = frame {
-                filled.src = bytes16(packet.src);
-                filled.dst = bytes16(packet.dst);
-                filled.src_port = packet.src_port;
-                filled.dst_port = packet.dst_port;
-                filled.protocol = packet.protocol;
-                filled.family = packet.family;
-                filled.detail = packet.detail;
-            }
-            // SAFETY: the ring's entry has room for one event and is ours until it
-            // is submitted.
-            unsafe { event.write(filled) }
-        },
+    let judgement = Judgement {
+        denied: verdict.denied,
+        rule: verdict.rule,
+        log: verdict.log,
+    };
+    pa_report(
+        memory,
+        judgement.to_word(),
+        u64::from(verdict.identity) | u64::from(endpoint) << 32,
+        ifindex,
+        settings.events_per_tick << 1 | direction.index(),
     );
 }
 
-const EMPTY_EVENT: VerdictEvent = VerdictEvent {
-    time_ns: 0,
-    src: [0; 16],
-    dst: [0; 16],
-    endpoint: 0,
-    ifindex: 0,
-    identity: 0,
-    rule: 0,
-    src_port: 0,
-    dst_port: 0,
-    reason: 0,
-    direction: 0,
-    protocol: 0,
-    family: 0,
-    detail: 0,
-    pad: [0; 7],
-};
+/// Counts a drop and sends the event of a verdict.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pa_report(
+    memory: *const FrameMemory,
+    judgement: u64,
+    identity_and_endpoint: u64,
+    ifindex: u32,
+    rate_and_direction: u32,
+) -> u32 {
+    if memory.is_null() {
+        return 0;
+    }
+    // SAFETY: the callers pass a `Frame`.
+    let frame = unsafe { &*memory.cast::<Frame>() };
+    let judgement = Judgement::from_word(judgement);
+    let direction = Direction::from_index(rate_and_direction & 1);
+    let reason = judgement.denied.map_or(0, |reason| reason as u8);
+    if reason != 0 {
+        emit::count(stats::index(direction, u32::from(reason)));
+    }
+    emit::event(
+        direction,
+        rate_and_direction >> 1,
+        |now_ns, event: *mut VerdictEvent| {
+            // SAFETY: the ring's entry has room for one event, is aligned to eight
+            // bytes, and is ours until it is submitted. Written field by field: a
+            // whole event does not fit the stack beside the rest.
+            unsafe {
+                addr_of_mut!((*event).time_ns).write(now_ns);
+                addr_of_mut!((*event).src)
+                    .cast::<[u64; 2]>()
+                    .write(frame.packet.src);
+                addr_of_mut!((*event).dst)
+                    .cast::<[u64; 2]>()
+                    .write(frame.packet.dst);
+                addr_of_mut!((*event).endpoint).write((identity_and_endpoint >> 32) as u32);
+                addr_of_mut!((*event).ifindex).write(ifindex);
+                addr_of_mut!((*event).identity).write((identity_and_endpoint & 0xffff_ffff) as u32);
+                addr_of_mut!((*event).rule).write(judgement.rule);
+                addr_of_mut!((*event).src_port).write(frame.packet.src_port);
+                addr_of_mut!((*event).dst_port).write(frame.packet.dst_port);
+                addr_of_mut!((*event).reason).write(reason);
+                addr_of_mut!((*event).direction).write(direction.index() as u8);
+                addr_of_mut!((*event).protocol).write(frame.packet.protocol);
+                addr_of_mut!((*event).family).write(frame.packet.family);
+                addr_of_mut!((*event).detail).write(frame.packet.detail);
+                addr_of_mut!((*event).pad).write([0; 7]);
+            }
+        },
+    );
+    1
+}

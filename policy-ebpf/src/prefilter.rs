@@ -6,7 +6,6 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::programs::XdpContext;
 use policy_common::abi::{Direction, stats};
 use policy_common::packet::PacketBytes;
-use policy_common::packet::bytes::MAX_OFFSET;
 use policy_common::packet::link;
 
 use crate::{emit, maps, skb};
@@ -19,7 +18,7 @@ struct Buffer {
 impl PacketBytes for Buffer {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        let start = self.data + (offset & MAX_OFFSET);
+        let start = skb::at(self.data, offset);
         if start + N > self.data_end {
             return None;
         }

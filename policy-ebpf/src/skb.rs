@@ -5,6 +5,7 @@ use aya_ebpf::helpers::generated::bpf_skb_pull_data;
 use aya_ebpf::programs::TcContext;
 use policy_common::packet::PacketBytes;
 use policy_common::packet::bytes::MAX_OFFSET;
+use policy_common::packet::ip;
 
 /// A packet on a tc hook.
 pub(crate) struct Skb {
@@ -56,11 +57,25 @@ impl Skb {
     }
 }
 
+/// Walks IPv6 extension headers. A global function, so that the verifier looks
+/// at it once, not once for each way in which a packet may have come here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn walk_extensions(skb: *mut __sk_buff, start_and_next: u32, end: u32) -> u64 {
+    let skb = Skb::new(&TcContext::new(skb));
+    let next = (start_and_next & 0xff) as u8;
+    ip::walk_extensions(&skb, (start_and_next >> 8) as usize, next, end as usize)
+}
+
 impl PacketBytes for Skb {
     #[inline(always)]
+    fn extensions(&self, start: usize, next: u8, end: usize) -> u64 {
+        walk_extensions(self.skb, (start as u32) << 8 | u32::from(next), end as u32)
+    }
+
+    #[inline(always)]
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        let offset = offset & MAX_OFFSET;
-        let start = self.data + offset;
+        let start = at(self.data, offset);
         if start + N > self.data_end {
             return None;
         }
@@ -73,6 +88,37 @@ impl PacketBytes for Skb {
         // SAFETY: as in `ifindex`.
         unsafe { (*self.skb).len as usize }
     }
+}
+
+/// Address of an offset, bounded, in one register that the compiler does not look
+/// through: the comparison with the packet's end must be about the very register
+/// that is read from, or the verifier does not connect the two.
+#[inline(always)]
+pub(crate) fn at(data: usize, offset: usize) -> usize {
+    let mut start = data;
+    // SAFETY: arithmetic on two registers, nothing else.
+    unsafe {
+        core::arch::asm!(
+            "{1} &= {2}",
+            "{0} += {1}",
+            inout(reg) start,
+            inout(reg) offset => _,
+            const MAX_OFFSET,
+            options(pure, nomem, nostack)
+        );
+    }
+    start
+}
+
+/// The same pointer, in a register that the compiler does not look through.
+/// What is written through it goes to memory at once, instead of being spilled
+/// there piece by piece because the registers ran out.
+#[inline(always)]
+pub(crate) fn opaque<T>(pointer: *mut T) -> *mut T {
+    let mut same = pointer;
+    // SAFETY: a move of a register onto itself.
+    unsafe { core::arch::asm!("{0} = {0}", inout(reg) same, options(nomem, nostack)) };
+    same
 }
 
 /// Reads N bytes in the widest pieces that divide N.

@@ -8,13 +8,13 @@
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
-use core::ptr::addr_of;
+use core::ptr::{NonNull, addr_of};
 use policy_common::abi::conntrack::{CtEntry, CtKey};
 use policy_common::abi::identity::{self, Cidr4, Cidr6, FLAG_NODE, Id4, Id6, Identity};
 use policy_common::abi::policy::{Interval, PolicyEntry, PolicyKey, PortSet};
 use policy_common::abi::{Direction, config, family, stats};
 use policy_common::packet::{Words, bytes4, bytes16, words4, words6};
-use policy_common::verdict::{Identities, Peer, PolicyTables, Records, Table};
+use policy_common::verdict::{Identities, Judgement, Peer, PolicyTables, Records, Table, judge};
 
 use crate::emit;
 use crate::maps;
@@ -58,6 +58,12 @@ impl PolicyTables for Tables {
     }
 
     #[inline(always)]
+    fn judge(&self, policy: u16, identity: Identity, protocol: u8, port: u16) -> Judgement {
+        let point = u32::from(protocol) << 16 | u32::from(port);
+        Judgement::from_word(pa_judge(u32::from(policy), identity, point))
+    }
+
+    #[inline(always)]
     fn extent(&self, index: u32) -> Option<Interval> {
         maps::EXTENTS.get(index).copied()
     }
@@ -66,12 +72,37 @@ impl PolicyTables for Tables {
 impl Identities for Tables {
     #[inline(always)]
     fn peer(&self, family: u8, address: Words) -> Peer {
-        if family == family::V4 {
-            self.peer4(address)
-        } else {
-            self.peer6(address)
-        }
+        let settings = u64::from(self.config_flags) << 8 | u64::from(family);
+        Peer::from_word(pa_peer(address[0], address[1], settings))
     }
+}
+
+/// Who an address is. A global function, as [`pa_judge`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pa_peer(high: u64, low: u64, flags_and_family: u64) -> u64 {
+    let tables = Tables {
+        config_flags: (flags_and_family >> 8) as u32,
+    };
+    let address = [high, low];
+    let peer = if (flags_and_family & 0xff) as u8 == family::V4 {
+        tables.peer4(address)
+    } else {
+        tables.peer6(address)
+    };
+    peer.to_word()
+}
+
+/// What a policy says. A global function: the verifier looks at it once, and
+/// knows nothing of its answer, where an inlined one would multiply every path
+/// before it with every path after it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pa_judge(policy: u32, identity: u32, protocol_and_port: u32) -> u64 {
+    let tables = Tables { config_flags: 0 };
+    let protocol = (protocol_and_port >> 16 & 0xff) as u8;
+    let port = (protocol_and_port & 0xffff) as u16;
+    judge(&tables, (policy & 0xffff) as u16, identity, protocol, port).to_word()
 }
 
 const UNTRUSTED: Peer = Peer {
@@ -210,19 +241,21 @@ pub(crate) struct Connections {
 }
 
 impl Records for Connections {
-    type Record = *mut CtEntry;
+    type Record = NonNull<CtEntry>;
 
     #[inline(always)]
-    fn find(&self, table: Table, key: &CtKey) -> Option<*mut CtEntry> {
-        match table {
+    fn find(&self, table: Table, key: &CtKey) -> Option<NonNull<CtEntry>> {
+        let record = match table {
             Table::Main => maps::CT.get_ptr_mut(key),
             Table::Pending => maps::CT_PENDING.get_ptr_mut(key),
             Table::Open => maps::CT_OPEN.get_ptr_mut(key),
-        }
+        };
+        record.and_then(NonNull::new)
     }
 
     #[inline(always)]
-    fn read(&self, record: *mut CtEntry) -> CtEntry {
+    fn read(&self, record: NonNull<CtEntry>) -> CtEntry {
+        let record = record.as_ptr();
         // SAFETY: as in `row`; the tag, read last, tells another key's record.
         unsafe {
             let last_seen_ns = addr_of!((*record).last_seen_ns).read_volatile();
@@ -241,7 +274,8 @@ impl Records for Connections {
     }
 
     #[inline(always)]
-    fn write(&self, record: *mut CtEntry, entry: &CtEntry) {
+    fn write(&self, record: NonNull<CtEntry>, entry: &CtEntry) {
+        let record = record.as_ptr();
         // SAFETY: as in `row`; each field is one aligned store. Two CPUs that
         // refresh one record write the same or the next state of it.
         unsafe {

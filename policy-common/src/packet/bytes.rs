@@ -2,7 +2,7 @@
 //! XDP buffer or a slice.
 
 /// A packet's bytes.
-pub trait PacketBytes {
+pub trait PacketBytes: Sized {
     /// `N` bytes from `offset` on; `None` if the packet is shorter.
     ///
     /// Offsets are at most [`MAX_OFFSET`]: an implementation may rely on it to
@@ -11,6 +11,13 @@ pub trait PacketBytes {
 
     /// Length of the whole packet, bytes.
     fn len(&self) -> usize;
+
+    /// Walks IPv6 extension headers; see [`super::ip::walk_extensions`], which an
+    /// implementation calls wherever it suits it best.
+    #[inline(always)]
+    fn extensions(&self, start: usize, next: u8, end: usize) -> u64 {
+        super::ip::walk_extensions(self, start, next, end)
+    }
 
     /// Whether there is nothing in it.
     #[inline(always)]

@@ -27,7 +27,11 @@ const MAX_TRANSPORT: usize = MAX_OFFSET - 64;
 
 /// Parses an IPv4 packet at `offset`.
 #[inline(always)]
-pub fn parse4<B: PacketBytes>(bytes: &B, offset: usize) -> Result<Packet, DropReason> {
+pub fn parse4<B: PacketBytes>(
+    bytes: &B,
+    offset: usize,
+    packet: &mut Packet,
+) -> Result<(), DropReason> {
     let header = bytes.load::<20>(offset).ok_or(DropReason::Truncated)?;
     let header_len = ((header[0] & 0x0f) as usize) * 4;
     if header[0] >> 4 != 4 || header_len < 20 {
@@ -39,29 +43,26 @@ pub fn parse4<B: PacketBytes>(bytes: &B, offset: usize) -> Result<Packet, DropRe
         return Err(DropReason::Malformed);
     }
     let transport = offset + header_len;
-    let mut packet = Packet {
-        src: words4([header[12], header[13], header[14], header[15]]),
-        dst: words4([header[16], header[17], header[18], header[19]]),
-        src_port: 0,
-        dst_port: 0,
-        protocol: header[9],
-        family: family::V4,
-        kind: Kind::Datagram,
-        detail: 0,
-        transport_offset: short(transport),
-    };
+    packet.family = family::V4;
+    packet.protocol = header[9];
+    packet.src = words4([header[12], header[13], header[14], header[15]]);
+    packet.dst = words4([header[16], header[17], header[18], header[19]]);
+    packet.transport_offset = short(transport);
     // More fragments, or an offset: RFC 791 section 3.1.
     if u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0 {
         packet.kind = Kind::Fragment;
-        return Ok(packet);
+        return Ok(());
     }
-    transport::parse(bytes, transport, end, header[8], &mut packet)?;
-    Ok(packet)
+    transport::parse(bytes, transport, end, header[8], packet)
 }
 
 /// Parses an IPv6 packet at `offset`.
 #[inline(always)]
-pub fn parse6<B: PacketBytes>(bytes: &B, offset: usize) -> Result<Packet, DropReason> {
+pub fn parse6<B: PacketBytes>(
+    bytes: &B,
+    offset: usize,
+    packet: &mut Packet,
+) -> Result<(), DropReason> {
     let header = bytes.load::<8>(offset).ok_or(DropReason::Truncated)?;
     if header[0] >> 4 != 6 {
         return Err(DropReason::Malformed);
@@ -75,17 +76,10 @@ pub fn parse6<B: PacketBytes>(bytes: &B, offset: usize) -> Result<Packet, DropRe
     let end = end_of(bytes, offset, total_len)?;
     let src = bytes.load::<16>(offset + 8).ok_or(DropReason::Truncated)?;
     let dst = bytes.load::<16>(offset + 24).ok_or(DropReason::Truncated)?;
-    let mut packet = Packet {
-        src: words6(src),
-        dst: words6(dst),
-        src_port: 0,
-        dst_port: 0,
-        protocol: header[6],
-        family: family::V6,
-        kind: Kind::Datagram,
-        detail: 0,
-        transport_offset: 0,
-    };
+    packet.family = family::V6;
+    packet.protocol = header[6];
+    packet.src = words6(src);
+    packet.dst = words6(dst);
     // An IPv4-mapped address has no place on the wire (RFC 4291 section
     // 2.5.5.2), and inside it stands for IPv4: it must not be taken for it.
     let mapped = words4([0; 4]);
@@ -93,21 +87,46 @@ pub fn parse6<B: PacketBytes>(bytes: &B, offset: usize) -> Result<Packet, DropRe
         return Err(DropReason::Malformed);
     }
     let mut transport = offset + 40;
-    let mut next = header[6];
-    let mut walked = 0;
-    let mut fragment = false;
-    while is_extension(next) {
-        if walked == MAX_EXTENSIONS || transport > MAX_TRANSPORT {
-            return Err(DropReason::ExtensionHeaders);
+    if is_extension(header[6]) {
+        let walked = bytes.extensions(transport, header[6], end);
+        if let Some(reason) = walked::reason(walked) {
+            return Err(reason);
         }
-        walked += 1;
-        let head = load_within::<4, B>(bytes, transport, end)?;
+        packet.protocol = walked::protocol(walked);
+        transport = walked::offset(walked);
+        if walked::is_fragment(walked) {
+            packet.kind = Kind::Fragment;
+        }
+    }
+    packet.transport_offset = short(transport);
+    if packet.kind == Kind::Fragment {
+        return Ok(());
+    }
+    transport::parse(bytes, transport, end, header[7], packet)
+}
+
+/// Walks extension headers from `start`, the first of which is `next`, to the
+/// upper layer. The answer is one word, see [`walked`], so that a kernel program
+/// can have the walk verified once, as a function of its own.
+#[inline(always)]
+pub fn walk_extensions<B: PacketBytes>(bytes: &B, start: usize, next: u8, end: usize) -> u64 {
+    let mut offset = start;
+    let mut next = next;
+    let mut steps = 0;
+    while is_extension(next) {
+        if steps == MAX_EXTENSIONS || offset > MAX_TRANSPORT {
+            return walked::error(DropReason::ExtensionHeaders);
+        }
+        steps += 1;
+        let Ok(head) = load_within::<4, B>(bytes, offset, end) else {
+            return walked::error(DropReason::Truncated);
+        };
         let length = match next {
             next_header::FRAGMENT => {
                 // Offset or "more": RFC 8200 section 4.5. An atomic fragment
                 // (RFC 6946) is a whole packet.
                 if u16::from_be_bytes([head[2], head[3]]) & 0xfff9 != 0 {
-                    fragment = true;
+                    return walked::fragment(head[0], offset + 8);
                 }
                 8
             }
@@ -116,22 +135,49 @@ pub fn parse6<B: PacketBytes>(bytes: &B, offset: usize) -> Result<Packet, DropRe
             _ => (head[1] as usize + 1) * 8,
         };
         next = head[0];
-        transport += length;
-        if fragment {
-            break;
-        }
+        offset += length;
     }
-    packet.protocol = next;
-    if transport > MAX_TRANSPORT {
-        return Err(DropReason::ExtensionHeaders);
+    if offset > MAX_TRANSPORT {
+        return walked::error(DropReason::ExtensionHeaders);
     }
-    packet.transport_offset = short(transport);
-    if fragment {
-        packet.kind = Kind::Fragment;
-        return Ok(packet);
+    walked::whole(next, offset)
+}
+
+/// What [`walk_extensions`] answers: protocol in bits 0 to 7, fragment in bit 8,
+/// [`DropReason`] (0: none) in bits 16 to 23, offset of the upper layer from bit 32.
+pub mod walked {
+    use super::MAX_OFFSET;
+    use crate::abi::event::DropReason;
+
+    const FRAGMENT: u64 = 1 << 8;
+
+    pub(super) const fn whole(protocol: u8, offset: usize) -> u64 {
+        protocol as u64 | (offset as u64) << 32
     }
-    transport::parse(bytes, transport, end, header[7], &mut packet)?;
-    Ok(packet)
+
+    pub(super) const fn fragment(protocol: u8, offset: usize) -> u64 {
+        whole(protocol, offset) | FRAGMENT
+    }
+
+    pub(super) const fn error(reason: DropReason) -> u64 {
+        (reason as u64) << 16
+    }
+
+    pub(super) const fn reason(walked: u64) -> Option<DropReason> {
+        DropReason::from_number((walked >> 16 & 0xff) as u8)
+    }
+
+    pub(super) const fn is_fragment(walked: u64) -> bool {
+        walked & FRAGMENT != 0
+    }
+
+    pub(super) const fn protocol(walked: u64) -> u8 {
+        (walked & 0xff) as u8
+    }
+
+    pub(super) const fn offset(walked: u64) -> usize {
+        (walked >> 32) as usize & MAX_OFFSET
+    }
 }
 
 /// Loads bytes that the IP packet, which ends at `end`, must hold.

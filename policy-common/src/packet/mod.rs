@@ -130,6 +130,7 @@ impl Kind {
 
 /// An IP packet, as far as a verdict needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
 pub struct Packet {
     /// Source address.
     pub src: Words,
@@ -150,35 +151,99 @@ pub struct Packet {
     pub detail: u8,
     /// Offset of the upper-layer header from the start of the frame, bytes.
     pub transport_offset: u16,
+    /// Zero.
+    pub pad: [u8; 6],
+}
+
+/// What a frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// IPv4 or IPv6.
+    Ip,
+    /// ARP for IPv4 over Ethernet (RFC 826).
+    Arp,
+    /// Another protocol.
+    Other,
+    /// It could not be understood.
+    Bad(DropReason),
 }
 
 /// A frame, after parsing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Frame {
-    /// IPv4 or IPv6.
-    Ip(Packet),
-    /// ARP for IPv4 over Ethernet (RFC 826): the address it announces.
-    Arp {
-        /// Sender protocol address, wire order; zero in a probe (RFC 5227).
-        sender: [u8; 4],
-    },
-    /// Another protocol.
-    Other,
+#[repr(C)]
+pub struct Frame {
+    /// The packet, where it is IP; of ARP only `src`, the address that it
+    /// announces (zero in a probe, RFC 5227). Else, and beyond what was
+    /// understood of a bad one, zero. Always written: the verifier does not let a
+    /// program copy bytes that never were.
+    pub packet: Packet,
+    /// What it is.
+    pub class: Class,
+    /// Zero.
+    pub pad: [u8; 7],
+}
+
+impl Frame {
+    /// Nothing parsed yet.
+    pub const EMPTY: Self = Self {
+        packet: Packet::EMPTY,
+        class: Class::Other,
+        pad: [0; 7],
+    };
 }
 
 /// Parses a frame that starts with an Ethernet header.
 #[inline(always)]
-pub fn parse<B: PacketBytes>(bytes: &B) -> Result<Frame, DropReason> {
+pub fn parse<B: PacketBytes>(bytes: &B) -> Frame {
+    let mut frame = Frame::EMPTY;
+    parse_into(bytes, &mut frame);
+    frame
+}
+
+/// [`parse`] into an [`Frame::EMPTY`] of the caller's.
+#[inline(always)]
+pub fn parse_into<B: PacketBytes>(bytes: &B, frame: &mut Frame) {
+    frame.class = match classify(bytes, &mut frame.packet) {
+        Ok(class) => class,
+        Err(reason) => Class::Bad(reason),
+    };
+}
+
+#[inline(always)]
+fn classify<B: PacketBytes>(bytes: &B, packet: &mut Packet) -> Result<Class, DropReason> {
     let (ether_type, offset) = link::ether_type(bytes)?;
     match ether_type {
-        link::IPV4 => ip::parse4(bytes, offset).map(Frame::Ip),
-        link::IPV6 => ip::parse6(bytes, offset).map(Frame::Ip),
-        link::ARP => link::arp_sender(bytes, offset).map(|sender| Frame::Arp { sender }),
-        _ => Ok(Frame::Other),
+        link::IPV4 => {
+            ip::parse4(bytes, offset, packet)?;
+            Ok(Class::Ip)
+        }
+        link::IPV6 => {
+            ip::parse6(bytes, offset, packet)?;
+            Ok(Class::Ip)
+        }
+        link::ARP => {
+            packet.src = words4(link::arp_sender(bytes, offset)?);
+            Ok(Class::Arp)
+        }
+        _ => Ok(Class::Other),
     }
 }
 
 impl Packet {
+    /// Nothing known yet.
+    pub const EMPTY: Self = Self {
+        src: [0; 2],
+        dst: [0; 2],
+        src_port: 0,
+        dst_port: 0,
+        protocol: 0,
+        family: 0,
+        kind: Kind::Datagram,
+        detail: 0,
+        transport_offset: 0,
+        pad: [0; 6],
+    };
+
     /// Whether the packet is IPv4.
     #[inline(always)]
     pub const fn is_v4(&self) -> bool {

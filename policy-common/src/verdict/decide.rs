@@ -21,7 +21,7 @@ use crate::abi::stats;
 use crate::conntrack;
 use crate::packet::{Kind, Packet, Words, bytes16};
 
-use super::judge::{Judgement, PolicyTables, judge};
+use super::judge::{Judgement, PolicyTables};
 
 /// Who an address is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +33,22 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// The peer as one word, for a function that returns no more: identity in
+    /// bits 0 to 31, node in bit 32.
+    #[inline(always)]
+    pub const fn to_word(self) -> u64 {
+        self.identity as u64 | (self.node as u64) << 32
+    }
+
+    /// The peer that [`Self::to_word`] made.
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Self {
+        Self {
+            identity: (word & 0xffff_ffff) as u32,
+            node: word >> 32 & 1 != 0,
+        }
+    }
+
     /// An address that no peer matches.
     pub const OTHER: Self = Self {
         identity: identity::OTHER,
@@ -196,7 +212,7 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
     let tag = conntrack::tag(&key);
     let isolated = word.policy(Direction::Ingress) != PolicyWord::NOT_ISOLATED
         || word.policy(Direction::Egress) != PolicyWord::NOT_ISOLATED;
-    let found = find_live(records, &key, tag, isolated, scene.now_ns);
+    let (record, table, mut entry) = find_live(records, &key, tag, isolated, scene.now_ns);
     let current = if scene.off {
         NEVER_JUDGED
     } else {
@@ -205,17 +221,11 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
 
     // Which direction answers for this packet: the opener's for TCP that has a
     // record, else its own.
-    let followed = packet.kind.is_midstream_tcp() && found.is_some();
-    let entry = match found {
-        Some((_, _, entry)) => entry,
-        None => CtEntry {
-            tag,
-            flags: 0,
-            generation: NEVER_JUDGED,
-            slot: scene.slot,
-            last_seen_ns: 0,
-        },
-    };
+    let followed = packet.kind.is_midstream_tcp() && record.is_some();
+    if record.is_none() {
+        entry.tag = tag;
+        entry.slot = scene.slot;
+    }
     let opener = if entry.flags & CT_OPENED_BY_POD != 0 {
         Direction::Egress
     } else {
@@ -245,7 +255,7 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
 
     let mut pass = first.allows();
     let mut confirmed_or_stateless = packet.kind != Kind::Datagram;
-    if let Some((table, record, _)) = found {
+    if let Some(record) = record {
         let other_opened = opener != direction;
         let opener_ok = if followed || !other_opened {
             pass
@@ -345,13 +355,7 @@ fn ask<T: PolicyTables>(
         (_, Direction::Ingress) => local_port,
         (_, Direction::Egress) => peer_port,
     };
-    judge(
-        tables,
-        word.policy(direction),
-        identity,
-        packet.protocol,
-        port,
-    )
+    tables.judge(word.policy(direction), identity, packet.protocol, port)
 }
 
 #[inline(always)]
@@ -384,8 +388,9 @@ fn promote<R: Records>(records: &R, from: Table, key: &CtKey, entry: &CtEntry) {
     }
 }
 
-type Found<R> = Option<(Table, <R as Records>::Record, CtEntry)>;
-
+/// The live record of a key, where it is, and what is in it; all zero if there is
+/// none. (Three values, not an `Option` of them: the verifier does not let a
+/// program move bytes that were never written, as a `None` is.)
 #[inline(always)]
 fn find_live<R: Records>(
     records: &R,
@@ -393,7 +398,7 @@ fn find_live<R: Records>(
     tag: u32,
     isolated: bool,
     now_ns: u64,
-) -> Found<R> {
+) -> (Option<R::Record>, Table, CtEntry) {
     let order = if isolated {
         [Table::Main, Table::Pending, Table::Open]
     } else {
@@ -404,12 +409,22 @@ fn find_live<R: Records>(
         if let Some(record) = records.find(order[i], key) {
             let entry = records.read(record);
             if conntrack::is_live(&entry, tag, key.protocol, now_ns) {
-                return Some((order[i], record, entry));
+                return (Some(record), order[i], entry);
             }
         }
         i += 1;
     }
-    None
+    (
+        None,
+        Table::Main,
+        CtEntry {
+            tag: 0,
+            flags: 0,
+            generation: NEVER_JUDGED,
+            slot: 0,
+            last_seen_ns: 0,
+        },
+    )
 }
 
 #[cfg(test)]

@@ -6,10 +6,10 @@
 //! destinations, and announcements of the pod's own addresses only.
 
 use crate::abi::Direction;
-use crate::abi::endpoint::{FLAG_NO_SPOOF_CHECK, PolicyWord};
+use crate::abi::endpoint::{Endpoint, FLAG_NO_SPOOF_CHECK, PolicyWord};
 use crate::abi::event::DropReason;
 use crate::abi::protocol;
-use crate::packet::{Frame, Kind, Packet, PacketBytes, Words, bytes4, words4, words6};
+use crate::packet::{Class, Frame, Kind, Packet, PacketBytes, Words, bytes4, words4, words6};
 
 /// What to do with a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,49 +22,44 @@ pub enum Gate<'a> {
     Drop(DropReason),
 }
 
-/// A pod's own addresses and settings.
+/// The pod whose frame it is.
 #[derive(Debug, Clone, Copy)]
-pub struct Pod {
-    /// `FLAG_*` of the endpoint.
-    pub flags: u32,
+pub struct Pod<'a> {
     /// Its policies: what cannot be judged passes where nothing isolates it.
     pub word: PolicyWord,
-    /// IPv4 address, wire order; zero: none.
-    pub addr4: [u8; 4],
-    /// IPv6 address; zero: none.
-    pub addr6: Words,
-    /// Link-local IPv6 address; zero: not known.
-    pub link_local6: Words,
+    /// Its addresses and settings.
+    pub endpoint: &'a Endpoint,
 }
 
 /// Sorts out a parsed frame.
 #[inline(always)]
 pub fn gate<'a, B: PacketBytes>(
-    pod: &Pod,
+    pod: &Pod<'_>,
     direction: Direction,
-    frame: &'a Result<Frame, DropReason>,
+    frame: &'a Frame,
     bytes: &B,
 ) -> Gate<'a> {
-    match frame {
-        Ok(Frame::Ip(packet)) => match direction {
-            Direction::Ingress => to_pod(packet),
-            Direction::Egress => from_pod(pod, packet, bytes),
+    match frame.class {
+        Class::Ip => match direction {
+            Direction::Ingress => to_pod(&frame.packet),
+            Direction::Egress => from_pod(pod, &frame.packet, bytes),
         },
-        Ok(Frame::Arp { sender }) => {
-            let own = *sender == pod.addr4 || *sender == [0; 4];
+        Class::Arp => {
+            let sender = bytes4(frame.packet.src);
+            let own = sender == pod.endpoint.addr4 || sender == [0; 4];
             if direction == Direction::Egress && checks_source(pod) && !own {
                 Gate::Drop(DropReason::Spoofed)
             } else {
                 Gate::Pass
             }
         }
-        Ok(Frame::Other) => unless_isolated(pod, direction, DropReason::EtherType),
-        Err(reason) => unless_isolated(pod, direction, *reason),
+        Class::Other => unless_isolated(pod, direction, DropReason::EtherType),
+        Class::Bad(reason) => unless_isolated(pod, direction, reason),
     }
 }
 
 #[inline(always)]
-fn unless_isolated<'a>(pod: &Pod, direction: Direction, reason: DropReason) -> Gate<'a> {
+fn unless_isolated<'a>(pod: &Pod<'_>, direction: Direction, reason: DropReason) -> Gate<'a> {
     if pod.word.policy(direction) == PolicyWord::NOT_ISOLATED {
         Gate::Pass
     } else {
@@ -88,7 +83,7 @@ fn to_pod(packet: &Packet) -> Gate<'_> {
 }
 
 #[inline(always)]
-fn from_pod<'a, B: PacketBytes>(pod: &Pod, packet: &'a Packet, bytes: &B) -> Gate<'a> {
+fn from_pod<'a, B: PacketBytes>(pod: &Pod<'_>, packet: &'a Packet, bytes: &B) -> Gate<'a> {
     match packet.kind {
         // CVE-2020-10749: a pod that plays router takes over its neighbours.
         Kind::RouterAdvertisement => return Gate::Drop(DropReason::RouterAdvertisement),
@@ -123,29 +118,30 @@ fn from_pod<'a, B: PacketBytes>(pod: &Pod, packet: &'a Packet, bytes: &B) -> Gat
 }
 
 #[inline(always)]
-fn checks_source(pod: &Pod) -> bool {
-    pod.flags & FLAG_NO_SPOOF_CHECK == 0
+fn checks_source(pod: &Pod<'_>) -> bool {
+    pod.endpoint.flags & FLAG_NO_SPOOF_CHECK == 0
 }
 
 #[inline(always)]
-fn is_own(pod: &Pod, packet: &Packet) -> bool {
+fn is_own(pod: &Pod<'_>, packet: &Packet) -> bool {
     if packet.is_v4() {
-        pod.addr4 != [0; 4] && packet.src == words4(pod.addr4)
+        pod.endpoint.addr4 != [0; 4] && packet.src == words4(pod.endpoint.addr4)
     } else {
         is_own6(pod, packet.src)
     }
 }
 
 #[inline(always)]
-fn is_own6(pod: &Pod, address: Words) -> bool {
+fn is_own6(pod: &Pod<'_>, address: Words) -> bool {
     if address == [0, 0] {
         return false;
     }
+    let link_local6 = words6(pod.endpoint.link_local6);
     // Until its link-local address is known, a pod may use any: without one it
     // could not ask for its router.
-    address == pod.addr6
-        || address == pod.link_local6
-        || (pod.link_local6 == [0, 0] && is_link_local6(address))
+    address == words6(pod.endpoint.addr6)
+        || address == link_local6
+        || (link_local6 == [0, 0] && is_link_local6(address))
 }
 
 /// fe80::/10, RFC 4291 section 2.5.6.

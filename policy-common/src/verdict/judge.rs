@@ -11,7 +11,7 @@ use crate::abi::policy::{
 };
 
 /// The policy tables, wherever they are.
-pub trait PolicyTables {
+pub trait PolicyTables: Sized {
     /// Number of the port set in this row; `None`: there is no such row.
     fn row(&self, key: PolicyKey) -> Option<u32>;
 
@@ -20,6 +20,13 @@ pub trait PolicyTables {
 
     /// An interval of an extent; `None`: beyond the table.
     fn extent(&self, index: u32) -> Option<Interval>;
+
+    /// [`judge`] over these tables; an implementation calls it wherever it suits
+    /// it best.
+    #[inline(always)]
+    fn judge(&self, policy: u16, identity: Identity, protocol: u8, port: u16) -> Judgement {
+        judge(self, policy, identity, protocol, port)
+    }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "three")]
@@ -48,6 +55,33 @@ impl Judgement {
     #[inline(always)]
     pub const fn allows(&self) -> bool {
         self.denied.is_none()
+    }
+
+    /// The judgement as one word, for a function that returns no more: rule in
+    /// bits 0 to 31, [`DropReason`] (0: none) in bits 32 to 39, log in bit 40.
+    #[inline(always)]
+    pub const fn to_word(self) -> u64 {
+        let reason = match self.denied {
+            Some(reason) => reason as u64,
+            None => 0,
+        };
+        self.rule as u64 | reason << 32 | (self.log as u64) << 40
+    }
+
+    /// The judgement that [`Self::to_word`] made. A reason that nobody knows
+    /// denies.
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Self {
+        let reason = (word >> 32 & 0xff) as u8;
+        let denied = match DropReason::from_number(reason) {
+            None if reason != 0 => Some(DropReason::Incomplete),
+            denied => denied,
+        };
+        Self {
+            denied,
+            rule: (word & 0xffff_ffff) as u32,
+            log: word >> 40 & 1 != 0,
+        }
     }
 
     #[inline(always)]
@@ -121,40 +155,46 @@ fn ask<T: PolicyTables>(tables: &T, set: &PortSet, point: u32) -> Judgement {
         return Judgement::from_action(set.default_action, set.default_rule);
     }
     match bisect(tables, set, point) {
-        Ok(Some(interval)) if point <= interval.last => {
+        (true, interval) if interval.first <= point && point <= interval.last => {
             Judgement::from_action(interval.action, interval.rule)
         }
-        Ok(_) => Judgement::from_action(set.default_action, set.default_rule),
-        Err(()) => Judgement::deny(DropReason::Incomplete),
+        (true, _) => Judgement::from_action(set.default_action, set.default_rule),
+        (false, _) => Judgement::deny(DropReason::Incomplete),
     }
 }
 
-/// The last interval that starts at or before the point.
+/// An interval that no point is in.
+const NOWHERE: Interval = Interval {
+    first: 1,
+    last: 0,
+    rule: 0,
+    action: 0,
+};
+
+/// Whether the extent could be searched, and the last interval that starts at or
+/// before the point, or [`NOWHERE`].
 #[inline(always)]
-fn bisect<T: PolicyTables>(tables: &T, set: &PortSet, point: u32) -> Result<Option<Interval>, ()> {
+fn bisect<T: PolicyTables>(tables: &T, set: &PortSet, point: u32) -> (bool, Interval) {
     // Invariant: intervals before `low` start at or before the point, those from
     // `high` on start after it.
     let mut low = 0u32;
     let mut high = set.count;
-    let mut found = None;
+    let mut found = NOWHERE;
     let mut step = 0;
-    while step < EXTENT_STEPS {
-        if low >= high {
-            return Ok(found);
-        }
+    while step < EXTENT_STEPS && low < high {
         let middle = low + (high - low) / 2;
         let Some(interval) = tables.extent(set.extent.wrapping_add(middle)) else {
-            return Err(());
+            return (false, NOWHERE);
         };
         if interval.first <= point {
-            found = Some(interval);
+            found = interval;
             low = middle + 1;
         } else {
             high = middle;
         }
         step += 1;
     }
-    if low >= high { Ok(found) } else { Err(()) }
+    (low >= high, found)
 }
 
 #[cfg(test)]
@@ -287,6 +327,26 @@ mod tests {
             }
             assert!(!judge(&tables, 5, 7, TCP, 0).allows());
         }
+    }
+
+    #[test]
+    fn judgement_survives_its_word() {
+        let judgements = DropReason::ALL
+            .iter()
+            .map(|reason| Some(*reason))
+            .chain([None]);
+        for denied in judgements {
+            let judgement = Judgement {
+                denied,
+                rule: u32::MAX - 7,
+                log: denied.is_none(),
+            };
+            assert_eq!(Judgement::from_word(judgement.to_word()), judgement);
+        }
+        assert!(
+            !Judgement::from_word(200 << 32).allows(),
+            "an unknown reason"
+        );
     }
 
     #[test]
