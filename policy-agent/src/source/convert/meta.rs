@@ -60,7 +60,7 @@ impl Meta {
             Some(other) => {
                 report.error(
                     format!("metadata.{field}"),
-                    &format!("{other} is not a name of an object; the object is not used"),
+                    &format!("{other} is not a name (quote numbers and words such as y and no); the object is not used"),
                 );
                 None
             }
