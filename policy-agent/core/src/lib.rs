@@ -13,6 +13,7 @@ pub mod compile;
 pub mod desired;
 pub mod diagnostic;
 pub mod engine;
+pub mod memory;
 pub mod model;
 pub mod ops;
 pub mod plan;
