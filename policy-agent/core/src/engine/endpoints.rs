@@ -1,17 +1,16 @@
 //! Which policies apply to which local pod, and so which are in force.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use policy_common::abi::Direction;
 
 use super::policies::{Compiled, RulesetKey};
 use super::state::{Handle, Local, State};
-use crate::compile::program::Ruleset;
+use crate::compile::part;
 use crate::desired::{EndpointSpec, PodRef, PolicyRef};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::model::{Pod, Policy};
-use crate::resolve::atoms::resolve;
+use crate::resolve::atoms::{self, PortName, resolve};
 use crate::store::Store;
 
 impl State {
@@ -41,8 +40,9 @@ impl State {
             after.handles = self.applicable(store, pod);
             // The new ones first, so that what both name is never unnamed.
             self.enter(&after.handles);
-            after.ingress = self.ruleset(Direction::Ingress, &after.handles, pod);
-            after.egress = self.ruleset(Direction::Egress, &after.handles, pod);
+            let handles = &after.handles;
+            after.ingress = self.ruleset(Direction::Ingress, handles, pod, before.ingress);
+            after.egress = self.ruleset(Direction::Egress, handles, pod, before.egress);
             let spec = EndpointSpec {
                 ingress: after.ingress,
                 egress: after.egress,
@@ -59,6 +59,22 @@ impl State {
         self.leave(&before);
     }
 
+    /// Counts what a policy names and what of it can decide.
+    pub(super) fn put_in_force(&mut self, policy: &Policy) {
+        self.atoms.add(policy);
+        for what in part::provenances(policy) {
+            self.rules.add(&what);
+        }
+    }
+
+    /// Takes that out of the count.
+    pub(super) fn put_out_of_force(&mut self, policy: &Policy) {
+        self.atoms.remove(policy);
+        for what in part::provenances(policy) {
+            self.rules.remove(&what);
+        }
+    }
+
     /// The policies whose subject matches a pod, sorted.
     fn applicable(&mut self, store: &Store, pod: &Pod) -> Vec<Handle> {
         let mut handles = Vec::new();
@@ -73,23 +89,29 @@ impl State {
 
     fn enter(&mut self, handles: &[Handle]) {
         for handle in handles {
-            if let Some(slot) = self.slots.get_mut(handle) {
-                slot.endpoints += 1;
-                if slot.endpoints == 1 {
-                    self.atoms.add(&slot.policy);
-                }
+            let Some(slot) = self.slots.get_mut(handle) else {
+                continue;
+            };
+            slot.endpoints += 1;
+            if slot.endpoints == 1 {
+                let policy = slot.policy.clone();
+                self.put_in_force(&policy);
             }
         }
     }
 
     fn leave(&mut self, local: &Local) {
         for handle in &local.handles {
-            if let Some(slot) = self.slots.get_mut(handle) {
-                slot.endpoints -= 1;
-                if slot.endpoints == 0 {
-                    self.atoms.remove(&slot.policy);
-                    self.dirty.idle.insert(*handle);
-                }
+            let Some(slot) = self.slots.get_mut(handle) else {
+                continue;
+            };
+            slot.endpoints -= 1;
+            if slot.endpoints == 0 {
+                // What it was prepared with may be gone when it is next needed.
+                slot.parts = [None, None];
+                let policy = slot.policy.clone();
+                self.put_out_of_force(&policy);
+                self.dirty.idle.insert(*handle);
             }
         }
         for policy in [local.ingress, local.egress].into_iter().flatten() {
@@ -103,30 +125,29 @@ impl State {
     }
 
     /// The compiled policy for these policies of a pod; `None`: none of them says
-    /// anything in this direction.
+    /// anything in this direction. `before` is the one that it had.
     fn ruleset(
         &mut self,
         direction: Direction,
         handles: &[Handle],
         pod: &Pod,
+        before: Option<PolicyRef>,
     ) -> Option<PolicyRef> {
-        let policies = handles.iter().filter_map(|handle| self.slots.get(handle));
-        let ruleset = Ruleset::new(direction, policies.map(|slot| &slot.policy));
-        if ruleset.policies.is_empty() {
+        let policies = self.in_order(direction, handles, before);
+        if policies.is_empty() {
             return None;
         }
+        let subject = match direction {
+            Direction::Ingress => {
+                let names = self.subject_names(&policies);
+                names.iter().map(|name| resolve(pod, name)).collect()
+            }
+            Direction::Egress => Vec::new(),
+        };
         let key = RulesetKey {
             direction,
-            policies: ruleset
-                .policies
-                .iter()
-                .filter_map(|policy| self.handles.get(&policy.id).copied())
-                .collect(),
-            subject: ruleset
-                .subject_names()
-                .iter()
-                .map(|name| resolve(pod, name))
-                .collect(),
+            policies,
+            subject,
         };
         if let Some(policy) = self.rulesets.get(&key) {
             if let Some(compiled) = self.compiled.get_mut(policy) {
@@ -141,20 +162,60 @@ impl State {
         Some(policy)
     }
 
+    /// Those of some policies that say anything of the direction, in the order in
+    /// which they are asked. Most are in the set of before, in order already.
+    fn in_order(
+        &self,
+        direction: Direction,
+        handles: &[Handle],
+        before: Option<PolicyRef>,
+    ) -> Vec<Handle> {
+        let says = |handle: &Handle| self.slots.get(handle).is_some_and(|s| s.says(direction));
+        let known = before.and_then(|policy| self.compiled.get(&policy));
+        let known = known.map_or(&[][..], |compiled| &compiled.key.policies);
+        let stays = |handle: &&Handle| {
+            let still = handles.binary_search(handle).is_ok();
+            still && says(handle) && !self.dirty.policies.contains(handle)
+        };
+        let mut order: Vec<Handle> = known.iter().filter(stays).copied().collect();
+        let mut placed = order.clone();
+        placed.sort_unstable();
+        let place = |handle: &Handle| self.slots.get(handle).map(|slot| part::place(&slot.policy));
+        for handle in handles {
+            if says(handle) && placed.binary_search(handle).is_err() {
+                let at = order.partition_point(|other| place(other) < place(handle));
+                order.insert(at, *handle);
+            }
+        }
+        order
+    }
+
+    /// The port names that subjects of some policies resolve, sorted.
+    pub(super) fn subject_names(&self, policies: &[Handle]) -> Vec<PortName> {
+        let slots = policies.iter().filter_map(|handle| self.slots.get(handle));
+        let mut names: Vec<_> = slots
+            .flat_map(|slot| &slot.subject_names)
+            .cloned()
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
     /// Ingress rules that name a port which no pod they apply to has.
     pub(super) fn diagnostics(&self) -> Vec<Diagnostic> {
         let mut all = Vec::new();
-        for compiled in self.compiled.values() {
-            let slots = compiled.key.policies.iter();
-            let policies: Vec<&Arc<Policy>> = slots
-                .filter_map(|handle| self.slots.get(handle))
-                .map(|slot| &slot.policy)
-                .collect();
-            for (name, points) in compiled.subject_names(&policies) {
+        for Compiled { key, .. } in self.compiled.values() {
+            if key.direction == Direction::Egress {
+                continue;
+            }
+            let slots = key.policies.iter().filter_map(|h| self.slots.get(h));
+            let policies: Vec<&Policy> = slots.map(|slot| &*slot.policy).collect();
+            for (name, points) in self.subject_names(&key.policies).iter().zip(&key.subject) {
                 if !points.is_empty() {
                     continue;
                 }
-                for (policy, index) in rules_naming(&policies, &name) {
+                for (policy, index) in rules_naming(&policies, name) {
                     all.push(Diagnostic {
                         object: format!("{} {}", policy.id.kind, policy.id),
                         source: None,
@@ -177,15 +238,12 @@ impl State {
 }
 
 /// The rules of policies that use a port name on ingress.
-fn rules_naming<'p>(
-    policies: &[&'p Arc<Policy>],
-    name: &crate::resolve::atoms::PortName,
-) -> Vec<(&'p Policy, u32)> {
+fn rules_naming<'p>(policies: &[&'p Policy], name: &PortName) -> Vec<(&'p Policy, u32)> {
     let mut found = Vec::new();
     for policy in policies {
-        for rule in crate::resolve::atoms::effective(policy.ingress.as_ref()) {
-            if crate::resolve::atoms::names(rule).any(|used| used == *name) {
-                found.push((&***policy, rule.index));
+        for rule in atoms::effective(policy.ingress.as_ref()) {
+            if atoms::names(rule).any(|used| used == *name) {
+                found.push((*policy, rule.index));
             }
         }
     }

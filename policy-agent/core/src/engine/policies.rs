@@ -6,10 +6,11 @@ use std::sync::Arc;
 use policy_common::abi::Direction;
 
 use super::state::{Handle, State};
-use crate::compile::program::{Program, Ruleset};
+use crate::compile::part::Part;
+use crate::compile::program::{Program, defaults};
 use crate::desired::{ClassId, CompiledPolicy, PolicyRef, PortSetSpec, Provenance};
-use crate::model::Policy;
-use crate::resolve::atoms::{PortName, Signature};
+use crate::model::{PolicyId, Tier};
+use crate::resolve::atoms::Signature;
 use crate::resolve::classes::ClassChanges;
 
 /// What makes two pods have one compiled policy.
@@ -28,7 +29,8 @@ pub(super) struct Compiled {
     pub(super) key: RulesetKey,
     pub(super) endpoints: usize,
     program: Program,
-    provenances: Vec<Provenance>,
+    /// What can decide apart from rules.
+    defaults: Vec<Provenance>,
 }
 
 impl Compiled {
@@ -38,18 +40,8 @@ impl Compiled {
             key,
             endpoints: 1,
             program: Program::default(),
-            provenances: Vec::new(),
+            defaults: Vec::new(),
         }
-    }
-
-    /// The port names of its ingress rules, with the points that they are.
-    pub(super) fn subject_names(
-        &self,
-        policies: &[&Arc<Policy>],
-    ) -> impl Iterator<Item = (PortName, &[u32])> {
-        let ruleset = Ruleset::new(self.key.direction, policies.iter().copied());
-        let names = ruleset.subject_names().into_iter();
-        names.zip(self.key.subject.iter().map(Vec::as_slice))
     }
 }
 
@@ -60,10 +52,13 @@ impl State {
         let fresh = std::mem::take(&mut self.dirty.fresh);
         let mut again = self.collect_stale();
         for policy in again.iter().chain(&fresh) {
-            self.count_rules(*policy);
+            self.count_defaults(*policy);
         }
         if self.rules.settle() {
             again.extend(self.compiled.keys().copied());
+            for slot in self.slots.values_mut() {
+                slot.parts = [None, None];
+            }
         }
         if self.rules.take_changed() {
             self.out.rules = self.rules.by_id().clone();
@@ -97,7 +92,7 @@ impl State {
             }
             if let Some(compiled) = self.compiled.remove(&policy) {
                 self.rulesets.remove(&compiled.key);
-                for what in &compiled.provenances {
+                for what in &compiled.defaults {
                     self.rules.remove(what);
                 }
             }
@@ -127,24 +122,63 @@ impl State {
             .collect()
     }
 
-    fn count_rules(&mut self, policy: PolicyRef) {
+    fn count_defaults(&mut self, policy: PolicyRef) {
         let Some(compiled) = self.compiled.get(&policy) else {
             return;
         };
-        let provenances = self.ruleset_of(&compiled.key).provenances();
-        for what in &provenances {
+        let key = &compiled.key;
+        let defaults = defaults(key.direction, &self.names_of(key));
+        for what in &defaults {
             self.rules.add(what);
         }
         if let Some(compiled) = self.compiled.get_mut(&policy) {
-            for what in std::mem::replace(&mut compiled.provenances, provenances) {
+            for what in std::mem::replace(&mut compiled.defaults, defaults) {
                 self.rules.remove(&what);
             }
         }
     }
 
-    fn ruleset_of(&self, key: &RulesetKey) -> Ruleset<'_> {
+    /// Tiers and ids of the policies of a set, in the order in which they are
+    /// asked.
+    fn names_of(&self, key: &RulesetKey) -> Vec<(Tier, &PolicyId)> {
         let slots = key.policies.iter().filter_map(|h| self.slots.get(h));
-        Ruleset::new(key.direction, slots.map(|slot| &slot.policy))
+        slots
+            .map(|slot| (slot.policy.tier, &slot.policy.id))
+            .collect()
+    }
+
+    /// The parts of a set of policies, in order.
+    fn parts_of(&mut self, key: &RulesetKey) -> Vec<Arc<Part>> {
+        let mut parts = Vec::with_capacity(key.policies.len());
+        for handle in &key.policies {
+            let Some(slot) = self.slots.get_mut(handle) else {
+                continue;
+            };
+            let at = match key.direction {
+                Direction::Ingress => 0,
+                Direction::Egress => 1,
+            };
+            let part = slot.parts[at].get_or_insert_with(|| {
+                let part = Part::new(&slot.policy, key.direction, &self.atoms, &self.rules);
+                Arc::new(part)
+            });
+            parts.push(part.clone());
+        }
+        parts
+    }
+
+    /// Puts the program of a set of policies together.
+    fn program(&mut self, key: &RulesetKey) -> Program {
+        let parts = self.parts_of(key);
+        let own_names = match key.direction {
+            Direction::Ingress => {
+                let names = self.subject_names(&key.policies).into_iter();
+                names.zip(key.subject.iter().cloned()).collect()
+            }
+            Direction::Egress => Vec::new(),
+        };
+        let names = self.names_of(key);
+        Program::new(key.direction, &names, parts, own_names, &self.rules)
     }
 
     fn note_classes(&mut self, classes: &ClassChanges) {
@@ -162,19 +196,20 @@ impl State {
         let Some(compiled) = self.compiled.get(&policy) else {
             unreachable!("only policies of the table are compiled")
         };
-        let key = &compiled.key;
-        let ruleset = self.ruleset_of(key);
-        let program = Program::new(&ruleset, &key.subject, &self.atoms, &self.rules);
+        let key = compiled.key.clone();
+        let program = self.program(&key);
         let default = Arc::new(program.answer(&Signature::default()));
         let mut answers: HashMap<Signature, Arc<PortSetSpec>> = HashMap::new();
         let mut rows = BTreeMap::new();
-        let mut candidates: BTreeSet<ClassId> = BTreeSet::new();
-        for atom in program.atoms() {
-            candidates.extend(self.classes.with_atom(*atom));
-        }
+        let atoms = program.atoms();
+        let mut candidates: Vec<ClassId> = atoms
+            .flat_map(|atom| self.classes.with_atom(atom))
+            .collect();
         if program.asks_names() {
             candidates.extend(self.classes.naming());
         }
+        candidates.sort_unstable();
+        candidates.dedup();
         for class in candidates {
             let Some(signature) = self.classes.signature(class) else {
                 continue;

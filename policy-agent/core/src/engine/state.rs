@@ -5,12 +5,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use policy_common::abi::Direction;
+
 use super::policies::{Compiled, RulesetKey};
 use super::{Changes, NodeContext};
+use crate::compile::part::{self, Part};
 use crate::compile::rules::Rules;
 use crate::desired::{DesiredState, PodRef, PolicyRef};
 use crate::model::{NamespaceMatch, Pod, Policy, PolicyId, Subject};
-use crate::resolve::atoms::Atoms;
+use crate::resolve::atoms::{Atoms, PortName};
 use crate::resolve::classes::Classes;
 use crate::resolve::selector_index::SelectorIndex;
 use crate::store::{ChangeSet, Store};
@@ -48,6 +51,34 @@ pub(super) struct Slot {
     pub(super) endpoints: usize,
     /// The object is gone.
     pub(super) deleted: bool,
+    /// Whether it says anything of ingress, and of egress.
+    pub(super) says: [bool; 2],
+    /// The port names of its ingress rules.
+    pub(super) subject_names: Vec<PortName>,
+    /// Its two directions, prepared, once they were needed.
+    pub(super) parts: [Option<Arc<Part>>; 2],
+}
+
+impl Slot {
+    fn new(policy: Arc<Policy>) -> Self {
+        let says = [Direction::Ingress, Direction::Egress];
+        Self {
+            says: says.map(|direction| part::says_anything(&policy, direction)),
+            subject_names: part::subject_names(&policy),
+            parts: [None, None],
+            policy,
+            endpoints: 0,
+            deleted: false,
+        }
+    }
+
+    /// Whether it says anything of the direction.
+    pub(super) fn says(&self, direction: Direction) -> bool {
+        match direction {
+            Direction::Ingress => self.says[0],
+            Direction::Egress => self.says[1],
+        }
+    }
 }
 
 /// An endpoint.
@@ -220,21 +251,19 @@ impl State {
                 self.subjects.insert(namespaces, pods, handle);
                 match self.slots.get_mut(&handle) {
                     Some(slot) => {
-                        if slot.endpoints > 0 {
-                            self.atoms.add(policy);
-                            self.atoms.remove(&slot.policy);
+                        let new = Slot {
+                            endpoints: slot.endpoints,
+                            ..Slot::new(policy.clone())
+                        };
+                        let old = std::mem::replace(slot, new);
+                        if old.endpoints > 0 {
+                            self.put_in_force(policy);
+                            self.put_out_of_force(&old.policy);
                             self.dirty.policies.insert(handle);
                         }
-                        slot.policy = policy.clone();
-                        slot.deleted = false;
                     }
                     None => {
-                        let slot = Slot {
-                            policy: policy.clone(),
-                            endpoints: 0,
-                            deleted: false,
-                        };
-                        self.slots.insert(handle, slot);
+                        self.slots.insert(handle, Slot::new(policy.clone()));
                     }
                 }
             }
