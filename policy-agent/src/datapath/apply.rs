@@ -1,0 +1,605 @@
+//! Operations, in their order: runs of one kind become batches, a word becomes
+//! one store, the first failure ends it.
+//!
+//! The order is the plan's and its meaning; nothing is reordered here. What was
+//! done before a failure stays done, which by the plan's order leaves every
+//! endpoint with its old policy or its new one.
+
+use std::{io, mem::offset_of, net::IpAddr, ops::Range};
+
+use ipnet::IpNet;
+use policy_common::abi::{
+    config::{FLAG_CIDR4, FLAG_CIDR6},
+    endpoint::{Endpoint, IfindexEntry, PolicyWord},
+    identity::{Cidr4, Cidr6, FLAG_NODE, Id4, Id6, Identity},
+    maps::{self as abi, IFINDEX_ENTRIES, PrefixKey},
+    policy::{PolicyEntry, PolicyKey},
+};
+use policy_core::ops::Op;
+
+use super::{
+    Datapath,
+    attach::AttachError,
+    map::{BatchError, MapError},
+    maps::{Maps, spec},
+    sys,
+};
+
+/// What came of a list of operations.
+#[derive(Debug)]
+#[must_use]
+pub struct Applied {
+    /// How many operations were done, from the first on.
+    pub done: usize,
+    /// Every word that was stored, in order.
+    pub words: Vec<WordStored>,
+    /// The first that failed, if any: number `done`.
+    pub failure: Option<OpFailure>,
+}
+
+/// An endpoint's word was stored: from here on packets see the new policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WordStored {
+    /// The endpoint's slot.
+    pub slot: u32,
+    /// What was stored.
+    pub word: PolicyWord,
+    /// When, at the latest: nanoseconds of CLOCK_MONOTONIC, read right after.
+    pub at_ns: u64,
+}
+
+/// An operation failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{op}: {cause}")]
+pub struct OpFailure {
+    /// Its place in the list.
+    pub index: usize,
+    /// What it was to do.
+    pub op: String,
+    /// Why it did not.
+    #[source]
+    pub cause: OpError,
+}
+
+/// Why an operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpError {
+    /// The map has no room.
+    #[error("map {map} is full ({capacity} elements); the old policy stays in force")]
+    Full {
+        /// The map.
+        map: &'static str,
+        /// Its capacity.
+        capacity: u32,
+    },
+    /// The map refuses.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// The interface refuses.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// No grace period.
+    #[error("waiting for an RCU grace period: {0}")]
+    Grace(io::Error),
+}
+
+impl OpError {
+    /// The kernel's error number, where there is one.
+    #[must_use]
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Full { .. } => Some(libc::ENOSPC),
+            Self::Map(error) => error.source.raw_os_error(),
+            Self::Attach(error) => error.errno(),
+            Self::Grace(error) => error.raw_os_error(),
+        }
+    }
+}
+
+impl Datapath {
+    /// Does operations in order and stops at the first that fails.
+    pub fn apply(&self, ops: &[Op]) -> Applied {
+        let mut words = Vec::new();
+        let mut done = 0;
+        while done < ops.len() {
+            let run = run(ops, done);
+            let result = self.apply_run(ops.get(run.clone()).unwrap_or(&[]), &mut words);
+            match result {
+                Ok(()) => done = run.end,
+                Err((within, cause)) => {
+                    done += within;
+                    let failure = ops.get(done).map(|op| OpFailure {
+                        index: done,
+                        op: describe(op),
+                        cause,
+                    });
+                    return Applied {
+                        done,
+                        words,
+                        failure,
+                    };
+                }
+            }
+        }
+        Applied {
+            done,
+            words,
+            failure: None,
+        }
+    }
+
+    /// A run of operations of one kind; on failure how many of them were done.
+    fn apply_run(&self, run: &[Op], words: &mut Vec<WordStored>) -> Result<(), (usize, OpError)> {
+        let maps = &self.maps;
+        let Some(first) = run.first() else {
+            return Ok(());
+        };
+        match first {
+            Op::Row { .. } => batch(run, row, |k, v| maps.policy.set_all(k, v)),
+            Op::DeleteRow { .. } => batch(run, deleted_row, |k, _| maps.policy.remove_all(k)),
+            Op::PortSet { .. } => batch(run, port_set, |k, v| maps.port_sets.set_all(k, v)),
+            Op::Host { address, .. } => match address {
+                IpAddr::V4(_) => batch(run, host4, |k, v| maps.id4.set_all(k, v)),
+                IpAddr::V6(_) => batch(run, host6, |k, v| maps.id6.set_all(k, v)),
+            },
+            Op::DeleteHost { address } => match address {
+                IpAddr::V4(_) => batch(run, deleted_host4, |k, _| maps.id4.remove_all(k)),
+                IpAddr::V6(_) => batch(run, deleted_host6, |k, _| maps.id6.remove_all(k)),
+            },
+            Op::Prefix { prefix, .. } => {
+                // Before the first prefix is in: programs that do not look yet
+                // answer as if it was not.
+                let flag = cidr_flag(prefix);
+                maps.set_flag(flag, true).map_err(|e| (0, e.into()))?;
+                match prefix {
+                    IpNet::V4(_) => batch(run, prefix4, |k, v| maps.cidr4.set_all(k, v)),
+                    IpNet::V6(_) => batch(run, prefix6, |k, v| maps.cidr6.set_all(k, v)),
+                }
+            }
+            Op::DeletePrefix { prefix } => {
+                match prefix {
+                    IpNet::V4(_) => batch(run, deleted_prefix4, |k, _| maps.cidr4.remove_all(k)),
+                    IpNet::V6(_) => batch(run, deleted_prefix6, |k, _| maps.cidr6.remove_all(k)),
+                }?;
+                // A trie that is empty answers what not looking at it does.
+                let empty = match prefix {
+                    IpNet::V4(_) => maps.cidr4.is_empty(),
+                    IpNet::V6(_) => maps.cidr6.is_empty(),
+                };
+                let cleared = empty.and_then(|empty| {
+                    if empty {
+                        maps.set_flag(cidr_flag(prefix), false)
+                    } else {
+                        Ok(())
+                    }
+                });
+                cleared.map_err(|e| (run.len().saturating_sub(1), e.into()))
+            }
+            _ => {
+                for (index, op) in run.iter().enumerate() {
+                    self.apply_one(op, words).map_err(|error| (index, error))?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn apply_one(&self, op: &Op, words: &mut Vec<WordStored>) -> Result<(), OpError> {
+        let maps = &self.maps;
+        match op {
+            Op::Extent { start, intervals } => {
+                let mut keys = Vec::with_capacity(intervals.len());
+                keys.extend((*start..).take(intervals.len()));
+                maps.extents
+                    .set_all(&keys, intervals)
+                    .map_err(|stopped| of_map(stopped.error))
+            }
+            Op::Endpoint { slot, value } => {
+                maps.note_endpoint_number(value.number)?;
+                maps.note_generation(PolicyWord(value.word).generation())?;
+                Ok(maps.write_endpoint(*slot, value)?)
+            }
+            Op::LinkLocal { slot, address } => Ok(maps.store_link_local(*slot, address.octets())?),
+            Op::Word { slot, word } => {
+                maps.note_generation(word.generation())?;
+                let at_ns = maps.store_word(*slot, *word)?;
+                words.push(WordStored {
+                    slot: *slot,
+                    word: *word,
+                    at_ns,
+                });
+                Ok(())
+            }
+            Op::DeleteEndpoint { slot } => Ok(maps.write_endpoint_first(*slot)?),
+            Op::Interface { ifindex, slot } => maps.lead(*ifindex, *slot),
+            Op::DeleteInterface { ifindex } => Ok(maps.lead_nowhere(*ifindex)?),
+            Op::Attach { ifindex } => Ok(self.attach(*ifindex)?),
+            Op::Detach { ifindex } => Ok(self.detach(*ifindex)?),
+            Op::Grace => sys::grace().map_err(OpError::Grace),
+            Op::PortSet { .. }
+            | Op::Row { .. }
+            | Op::Host { .. }
+            | Op::Prefix { .. }
+            | Op::DeleteRow { .. }
+            | Op::DeleteHost { .. }
+            | Op::DeletePrefix { .. } => self
+                .apply_run(std::slice::from_ref(op), words)
+                .map_err(|(_, error)| error),
+        }
+    }
+}
+
+impl Maps {
+    fn write_endpoint(&self, slot: u32, value: &Endpoint) -> Result<(), MapError> {
+        // Number and flags last: the flags say that the slot is used.
+        self.endpoints
+            .write(slot, value, offset_of!(Endpoint, number))
+            .map_err(no_slot)
+    }
+
+    /// Empties a slot, the flags that say that it is used first.
+    fn write_endpoint_first(&self, slot: u32) -> Result<(), MapError> {
+        self.endpoints
+            .store(slot, offset_of!(Endpoint, number), 0)
+            .and_then(|()| {
+                self.endpoints
+                    .write(slot, &Endpoint::EMPTY, offset_of!(Endpoint, word))
+            })
+            .map_err(no_slot)
+    }
+
+    fn store_link_local(&self, slot: u32, address: [u8; 16]) -> Result<(), MapError> {
+        let base = offset_of!(Endpoint, link_local6);
+        let value = u128::from_ne_bytes(address).to_ne_bytes();
+        for (offset, word) in value.chunks_exact(8).enumerate() {
+            let word = u64::from_ne_bytes(word.try_into().expect("8 bytes"));
+            self.endpoints
+                .store(slot, base + offset * 8, word)
+                .map_err(no_slot)?;
+        }
+        Ok(())
+    }
+
+    /// One aligned store; then the time.
+    fn store_word(&self, slot: u32, word: PolicyWord) -> Result<u64, MapError> {
+        self.endpoints
+            .store(slot, offset_of!(Endpoint, word), word.0)
+            .map_err(no_slot)?;
+        Ok(monotonic_ns())
+    }
+
+    /// Leads an interface to a slot: in its element of the direct-mapped table,
+    /// or in the hash while another interface has that element.
+    fn lead(&self, ifindex: u32, slot: u32) -> Result<(), OpError> {
+        let element = element(ifindex);
+        let holder = self.ifindex.get(&element)?.unwrap_or_default().ifindex;
+        if holder != 0 && holder != ifindex {
+            return self.ifindex_more.set(&ifindex, &slot).map_err(of_map);
+        }
+        // The kernel may copy the two words one after the other. Both halves of
+        // a first write are harmless alone: no slot, or nobody's element.
+        self.ifindex
+            .set(&element, &IfindexEntry { ifindex, slot })?;
+        self.ifindex_more.remove(&ifindex)?;
+        Ok(())
+    }
+
+    fn lead_nowhere(&self, ifindex: u32) -> Result<(), MapError> {
+        let element = element(ifindex);
+        let holder = self.ifindex.get(&element)?.unwrap_or_default().ifindex;
+        if holder == ifindex {
+            self.ifindex.set(&element, &IfindexEntry::default())?;
+        }
+        self.ifindex_more.remove(&ifindex)?;
+        Ok(())
+    }
+}
+
+/// An interface's element of the direct-mapped table, as `policy-ebpf` finds it.
+pub(super) fn element(ifindex: u32) -> u32 {
+    const MASK: u32 = {
+        assert!(IFINDEX_ENTRIES <= 1 << 31);
+        #[expect(clippy::cast_possible_truncation, reason = "asserted just above")]
+        let mask = IFINDEX_ENTRIES as u32 - 1;
+        mask
+    };
+    ifindex & MASK
+}
+
+/// Now, nanoseconds of CLOCK_MONOTONIC: the clock of the programs.
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+}
+
+fn no_slot(source: io::Error) -> MapError {
+    MapError {
+        map: abi::ENDPOINTS,
+        what: "store in a slot",
+        source,
+    }
+}
+
+/// The operations from `start` on that go into one batch.
+fn run(ops: &[Op], start: usize) -> Range<usize> {
+    let kind = ops.get(start).map(kind);
+    let length = ops
+        .get(start..)
+        .unwrap_or(&[])
+        .iter()
+        .take_while(|op| Some(self::kind(op)) == kind)
+        .count();
+    start..start + length.max(1)
+}
+
+/// Operations of one kind write one map.
+fn kind(op: &Op) -> (std::mem::Discriminant<Op>, bool) {
+    let is_v6 = match op {
+        Op::Host { address, .. } | Op::DeleteHost { address } => address.is_ipv6(),
+        Op::Prefix { prefix, .. } | Op::DeletePrefix { prefix } => matches!(prefix, IpNet::V6(_)),
+        _ => false,
+    };
+    (std::mem::discriminant(op), is_v6)
+}
+
+/// Collects keys and values of a run and writes them.
+fn batch<K, V>(
+    run: &[Op],
+    element: impl Fn(&Op) -> Option<(K, V)>,
+    write: impl FnOnce(&[K], &[V]) -> Result<(), BatchError>,
+) -> Result<(), (usize, OpError)> {
+    let (keys, values): (Vec<K>, Vec<V>) = run.iter().filter_map(element).unzip();
+    write(&keys, &values).map_err(|stopped| (stopped.done, of_map(stopped.error)))
+}
+
+/// Tells "full" from other refusals: hashes say `E2BIG`, tries `ENOSPC`.
+fn of_map(error: MapError) -> OpError {
+    match error.source.raw_os_error() {
+        Some(libc::E2BIG | libc::ENOSPC) => OpError::Full {
+            map: error.map,
+            capacity: spec(error.map).max_entries,
+        },
+        _ => error.into(),
+    }
+}
+
+fn row(op: &Op) -> Option<(PolicyKey, PolicyEntry)> {
+    let Op::Row { key, port_set } = op else {
+        return None;
+    };
+    let entry = PolicyEntry {
+        policy: key.policy,
+        identity: key.identity,
+        port_set: *port_set,
+    };
+    Some((*key, entry))
+}
+
+fn deleted_row(op: &Op) -> Option<(PolicyKey, ())> {
+    match op {
+        Op::DeleteRow { key } => Some((*key, ())),
+        _ => None,
+    }
+}
+
+fn port_set(op: &Op) -> Option<(u32, policy_common::abi::policy::PortSet)> {
+    match op {
+        Op::PortSet { id, value } => Some((*id, *value)),
+        _ => None,
+    }
+}
+
+fn host4(op: &Op) -> Option<([u8; 4], Id4)> {
+    let Op::Host {
+        address: IpAddr::V4(address),
+        identity,
+        node,
+    } = op
+    else {
+        return None;
+    };
+    let addr = address.octets();
+    let flags = if *node { FLAG_NODE } else { 0 };
+    let identity = *identity;
+    Some((
+        addr,
+        Id4 {
+            addr,
+            flags,
+            identity,
+        },
+    ))
+}
+
+fn host6(op: &Op) -> Option<([u8; 16], Id6)> {
+    let Op::Host {
+        address: IpAddr::V6(address),
+        identity,
+        node,
+    } = op
+    else {
+        return None;
+    };
+    let addr = address.octets();
+    let flags = if *node { FLAG_NODE } else { 0 };
+    let identity = *identity;
+    Some((
+        addr,
+        Id6 {
+            addr,
+            flags,
+            identity,
+        },
+    ))
+}
+
+fn deleted_host4(op: &Op) -> Option<([u8; 4], ())> {
+    match op {
+        Op::DeleteHost {
+            address: IpAddr::V4(address),
+        } => Some((address.octets(), ())),
+        _ => None,
+    }
+}
+
+fn deleted_host6(op: &Op) -> Option<([u8; 16], ())> {
+    match op {
+        Op::DeleteHost {
+            address: IpAddr::V6(address),
+        } => Some((address.octets(), ())),
+        _ => None,
+    }
+}
+
+fn cidr_flag(prefix: &IpNet) -> u32 {
+    match prefix {
+        IpNet::V4(_) => FLAG_CIDR4,
+        IpNet::V6(_) => FLAG_CIDR6,
+    }
+}
+
+/// The key of an IPv4 prefix: its host bits are zero.
+pub(super) fn key4(prefix: &ipnet::Ipv4Net) -> PrefixKey<4> {
+    PrefixKey {
+        prefix_len: u32::from(prefix.prefix_len()),
+        addr: prefix.network().octets(),
+    }
+}
+
+/// The key of an IPv6 prefix.
+pub(super) fn key6(prefix: &ipnet::Ipv6Net) -> PrefixKey<16> {
+    PrefixKey {
+        prefix_len: u32::from(prefix.prefix_len()),
+        addr: prefix.network().octets(),
+    }
+}
+
+fn value4(key: PrefixKey<4>, identity: Identity) -> Cidr4 {
+    Cidr4 {
+        addr: key.addr,
+        prefix_len: key.prefix_len,
+        identity,
+    }
+}
+
+fn value6(key: PrefixKey<16>, identity: Identity) -> Cidr6 {
+    Cidr6 {
+        addr: key.addr,
+        prefix_len: key.prefix_len,
+        identity,
+    }
+}
+
+fn prefix4(op: &Op) -> Option<(PrefixKey<4>, Cidr4)> {
+    match op {
+        Op::Prefix {
+            prefix: IpNet::V4(prefix),
+            identity,
+        } => Some((key4(prefix), value4(key4(prefix), *identity))),
+        _ => None,
+    }
+}
+
+fn prefix6(op: &Op) -> Option<(PrefixKey<16>, Cidr6)> {
+    match op {
+        Op::Prefix {
+            prefix: IpNet::V6(prefix),
+            identity,
+        } => Some((key6(prefix), value6(key6(prefix), *identity))),
+        _ => None,
+    }
+}
+
+fn deleted_prefix4(op: &Op) -> Option<(PrefixKey<4>, ())> {
+    match op {
+        Op::DeletePrefix {
+            prefix: IpNet::V4(prefix),
+        } => Some((key4(prefix), ())),
+        _ => None,
+    }
+}
+
+fn deleted_prefix6(op: &Op) -> Option<(PrefixKey<16>, ())> {
+    match op {
+        Op::DeletePrefix {
+            prefix: IpNet::V6(prefix),
+        } => Some((key6(prefix), ())),
+        _ => None,
+    }
+}
+
+/// An operation for a person.
+fn describe(op: &Op) -> String {
+    match op {
+        Op::Extent { start, intervals } => {
+            format!(
+                "write {} intervals from element {start} on",
+                intervals.len()
+            )
+        }
+        Op::PortSet { id, .. } => format!("write port set {id}"),
+        Op::Row { key, .. } => {
+            format!(
+                "write the row of policy {} for identity {}",
+                key.policy, key.identity
+            )
+        }
+        Op::Host {
+            address, identity, ..
+        } => format!("give {address} identity {identity}"),
+        Op::Prefix { prefix, identity } => format!("give {prefix} identity {identity}"),
+        Op::Endpoint { slot, .. } => format!("write endpoint slot {slot}"),
+        Op::Interface { ifindex, slot } => format!("lead interface {ifindex} to slot {slot}"),
+        Op::Attach { ifindex } => format!("attach to interface {ifindex}"),
+        Op::LinkLocal { slot, address } => format!("store {address} in slot {slot}"),
+        Op::Word { slot, .. } => format!("store the policy word of slot {slot}"),
+        Op::Grace => "wait for a grace period".to_owned(),
+        Op::DeleteRow { key } => {
+            format!(
+                "remove the row of policy {} for identity {}",
+                key.policy, key.identity
+            )
+        }
+        Op::DeleteHost { address } => format!("remove {address}"),
+        Op::DeletePrefix { prefix } => format!("remove {prefix}"),
+        Op::Detach { ifindex } => format!("detach from interface {ifindex}"),
+        Op::DeleteInterface { ifindex } => format!("lead interface {ifindex} nowhere"),
+        Op::DeleteEndpoint { slot } => format!("empty endpoint slot {slot}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_end_where_kind_or_family_changes() {
+        let host = |text: &str| Op::Host {
+            address: text.parse().unwrap(),
+            identity: 1,
+            node: false,
+        };
+        let ops = [
+            host("10.0.0.1"),
+            host("10.0.0.2"),
+            host("fd00::1"),
+            Op::Grace,
+        ];
+        assert_eq!(run(&ops, 0), 0..2);
+        assert_eq!(run(&ops, 2), 2..3);
+        assert_eq!(run(&ops, 3), 3..4);
+    }
+
+    #[test]
+    fn prefix_keys_have_no_host_bits() {
+        let prefix: ipnet::Ipv4Net = "10.1.2.3/8".parse().unwrap();
+        assert_eq!(key4(&prefix).addr, [10, 0, 0, 0]);
+    }
+
+    #[test]
+    fn interfaces_that_share_an_element_are_told_apart_by_their_index() {
+        assert_eq!(element(3), element(3 + 16_384));
+        assert_ne!(element(3), element(4));
+    }
+}

@@ -1,0 +1,390 @@
+//! Opening the datapath: all programs through the verifier, all maps as the
+//! table says, then into the links that are there already. All or nothing: what
+//! fails leaves what was in force in force.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs, io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::PathBuf,
+};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
+    maps::{Map, MapData},
+    programs::{Program, ProgramError, ProgramInfo},
+};
+use policy_common::abi::maps::ALL;
+
+use super::{
+    attach::{self, AttachError, Backend},
+    clsact,
+    map::MapError,
+    maps::Maps,
+    pin::{self, Hook, PinError, Pins},
+    sys,
+};
+use crate::object::NotBuilt;
+
+/// The kernel's side of the agent: maps, programs and where they are attached.
+#[derive(Debug)]
+pub struct Datapath {
+    pub(super) pins: Pins,
+    pub(super) maps: Maps,
+    pub(super) programs: Programs,
+    pub(super) backend: Backend,
+    other_versions: Vec<PathBuf>,
+}
+
+/// How to open it.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Mount point of the BPF file system; mounted if it is not.
+    pub bpffs: PathBuf,
+    /// How to attach to interfaces; `None`: the best that the kernel has.
+    pub backend: Option<Backend>,
+}
+
+impl Datapath {
+    /// Loads the programs, adopts maps and links that are pinned, and puts the
+    /// programs into the links in place.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError`]; nothing that was in force has changed then.
+    pub fn open(options: &Options, object: &[u8]) -> Result<Self, DatapathError> {
+        if object.is_empty() {
+            return Err(NotBuilt.into());
+        }
+        let pins = Pins::new(&options.bpffs);
+        pins.prepare()?;
+        pin::check(&pins)?;
+        let other_versions = pins.other_versions()?;
+        let new_pins: Vec<PathBuf> = ALL
+            .iter()
+            .map(|spec| pins.map(spec.name))
+            .filter(|path| fs::symlink_metadata(path).is_err())
+            .collect();
+        let backend = options.backend.unwrap_or_else(Backend::best);
+        let opened = load(&pins, object).and_then(|(maps, programs)| {
+            adopt(&pins, &programs)?;
+            Ok(Self {
+                pins,
+                maps,
+                programs,
+                backend,
+                other_versions,
+            })
+        });
+        if opened.is_err() {
+            for path in new_pins {
+                // Most often never made; what cannot be removed is found and
+                // compared by the next start.
+                let _ = fs::remove_file(path);
+            }
+        }
+        opened
+    }
+
+    /// The maps.
+    #[must_use]
+    pub const fn maps(&self) -> &Maps {
+        &self.maps
+    }
+
+    /// Where things are pinned.
+    #[must_use]
+    pub const fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// How interfaces are attached to.
+    #[must_use]
+    pub const fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// Folders of other versions beside this one's: their programs may still be
+    /// attached, and judge packets as well.
+    #[must_use]
+    pub fn other_versions(&self) -> &[PathBuf] {
+        &self.other_versions
+    }
+}
+
+/// The three programs, loaded.
+pub(super) struct Programs {
+    pub(super) ebpf: Ebpf,
+    from: Loaded,
+    to: Loaded,
+    xdp: Loaded,
+}
+
+impl fmt::Debug for Programs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Programs")
+            .field("from", &self.from)
+            .field("to", &self.to)
+            .field("xdp", &self.xdp)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A program in the kernel.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    fd: OwnedFd,
+    pub(super) id: u32,
+}
+
+impl Loaded {
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Programs {
+    /// The program of a hook.
+    pub(super) const fn of(&self, hook: Hook) -> &Loaded {
+        match hook {
+            Hook::From => &self.from,
+            Hook::To => &self.to,
+            Hook::Xdp => &self.xdp,
+        }
+    }
+}
+
+/// Creates or opens the maps and loads the programs. With `pins`, maps are
+/// pinned; their layouts were compared.
+fn load(pins: &Pins, object: &[u8]) -> Result<(Maps, Programs), DatapathError> {
+    let paths: Vec<_> = ALL
+        .iter()
+        .map(|spec| (spec.name, pins.map(spec.name)))
+        .collect();
+    let mut loader = EbpfLoader::new();
+    loader.verifier_log_level(VerifierLogLevel::STATS);
+    for (name, path) in &paths {
+        loader.map_pin_path(name, path.as_path());
+    }
+    let mut ebpf = loader.load(object).map_err(Box::new)?;
+    let mut fds = BTreeMap::new();
+    for (spec, (_, path)) in ALL.iter().zip(&paths) {
+        let map = ebpf.take_map(spec.name).ok_or(DatapathError::Object {
+            what: "map",
+            name: spec.name,
+        })?;
+        let fd = data(&map).fd().as_fd().try_clone_to_owned();
+        let fd = fd.map_err(|source| PinError::Io {
+            what: "open",
+            path: path.clone(),
+            source,
+        })?;
+        // Of a map that was just made this compares the object with the table.
+        pin::check_layout(fd.as_fd(), spec, path)?;
+        fds.insert(spec.name, fd);
+    }
+    let programs = load_programs(ebpf)?;
+    Ok((Maps::from_fds(fds).map_err(PinError::Map)?, programs))
+}
+
+/// Loads the three programs of an object whose maps are there.
+pub(super) fn load_programs(mut ebpf: Ebpf) -> Result<Programs, DatapathError> {
+    let [from, to, xdp] = Hook::ALL.map(|hook| load_one(&mut ebpf, hook));
+    Ok(Programs {
+        from: from?,
+        to: to?,
+        xdp: xdp?,
+        ebpf,
+    })
+}
+
+fn load_one(ebpf: &mut Ebpf, hook: Hook) -> Result<Loaded, DatapathError> {
+    let name = hook.program();
+    let missing = DatapathError::Object {
+        what: "program",
+        name,
+    };
+    let rejected = |error: ProgramError| DatapathError::Rejected {
+        program: name,
+        why: explain(&error),
+    };
+    let loaded = match ebpf.program_mut(name) {
+        Some(Program::SchedClassifier(program)) => {
+            program.load().map_err(rejected)?;
+            program.fd()
+        }
+        Some(Program::Xdp(program)) => {
+            program.load().map_err(rejected)?;
+            program.fd()
+        }
+        _ => return Err(missing),
+    };
+    let fd = loaded
+        .map_err(rejected)?
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(|error| rejected(error.into()))?;
+    let id = sys::program_id(fd.as_fd()).map_err(|error| rejected(error.into()))?;
+    Ok(Loaded { fd, id })
+}
+
+/// The end of what the verifier says, which is where it gives its reason.
+fn explain(error: &ProgramError) -> String {
+    const LINES: usize = 4;
+    let ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    } = error
+    else {
+        return error.to_string();
+    };
+    let log = verifier_log.to_string();
+    let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+    let end = lines
+        .get(lines.len().saturating_sub(LINES)..)
+        .unwrap_or(&lines);
+    format!("{io_error}: {}", end.join(" | "))
+}
+
+/// Puts the new programs into every live link, and the old ones back if any of
+/// them cannot be replaced.
+fn adopt(pins: &Pins, programs: &Programs) -> Result<(), DatapathError> {
+    let mut replaced: Vec<(OwnedFd, Hook, OwnedFd)> = Vec::new();
+    for (ifindex, hook, path) in pins.all_links()? {
+        let outcome = match attach::open(&path)? {
+            attach::Pinned::Link(link) => {
+                if !attach::is_live(&link.facts, ifindex, hook) {
+                    continue;
+                }
+                attach::replace(&link, programs.of(hook), ifindex, hook)
+                    .map(|old| replaced.extend(old.map(|old| (link.fd, hook, old))))
+            }
+            attach::Pinned::Nothing => continue,
+            attach::Pinned::Program(_) => {
+                clsact::replace(ifindex, hook, programs.of(hook).fd(), &path)
+            }
+        };
+        if let Err(error) = outcome {
+            for (link, hook, old) in replaced {
+                // It was there a moment ago; if it is gone there is nothing to
+                // restore.
+                let _ = sys::link::update(link.as_fd(), old.as_fd(), programs.of(hook).fd());
+            }
+            return Err(error.into());
+        }
+    }
+    Ok(())
+}
+
+/// The common part of aya's map types.
+pub(super) const fn data(map: &Map) -> &MapData {
+    match map {
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::LpmTrie(data)
+        | Map::PerCpuArray(data)
+        | Map::RingBuf(data)
+        | Map::ArrayOfMaps(data)
+        | Map::BloomFilter(data)
+        | Map::CgroupArray(data)
+        | Map::CgroupStorage(data)
+        | Map::CgrpStorage(data)
+        | Map::CpuMap(data)
+        | Map::DevMap(data)
+        | Map::DevMapHash(data)
+        | Map::HashOfMaps(data)
+        | Map::InodeStorage(data)
+        | Map::PerCpuCgroupStorage(data)
+        | Map::PerCpuHashMap(data)
+        | Map::PerCpuLruHashMap(data)
+        | Map::PerfEventArray(data)
+        | Map::ProgramArray(data)
+        | Map::Queue(data)
+        | Map::ReusePortSockArray(data)
+        | Map::SockHash(data)
+        | Map::SockMap(data)
+        | Map::SkStorage(data)
+        | Map::Stack(data)
+        | Map::StackTraceMap(data)
+        | Map::Unsupported(data)
+        | Map::XskMap(data) => data,
+    }
+}
+
+/// What the kernel says of a loaded program.
+pub(super) fn program_info(ebpf: &Ebpf, hook: Hook) -> Option<ProgramInfo> {
+    match ebpf.program(hook.program())? {
+        Program::SchedClassifier(program) => program.info().ok(),
+        Program::Xdp(program) => program.info().ok(),
+        _ => None,
+    }
+}
+
+/// The datapath cannot be opened. What was in force still is.
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    /// This binary has no programs.
+    #[error(transparent)]
+    NotBuilt(#[from] NotBuilt),
+    /// Pins cannot be used.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// The object cannot be loaded.
+    #[error(
+        "cannot load the kernel programs: {}{}; see: policy-agent preflight",
+        chain(.0), permission(.0)
+    )]
+    Load(#[from] Box<EbpfError>),
+    /// The object lacks something: it was not built from these sources.
+    #[error("the kernel programs' object has no {what} {name}; build it with: cargo xtask build")]
+    Object {
+        /// Map or program.
+        what: &'static str,
+        /// Its name.
+        name: &'static str,
+    },
+    /// The kernel does not take a program.
+    #[error(
+        "the kernel rejected program {program}: {why}; \
+         kernels from 6.1 on are supported, see: policy-agent preflight"
+    )]
+    Rejected {
+        /// The program.
+        program: &'static str,
+        /// The end of the verifier's log.
+        why: String,
+    },
+    /// A link cannot be given the new program.
+    #[error("the programs that are attached stay in force: {0}")]
+    Adopt(#[from] AttachError),
+    /// A map cannot be used.
+    #[error(transparent)]
+    Map(#[from] MapError),
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// The hint for a lack of permission, wherever in the chain it is.
+fn permission(error: &EbpfError) -> &'static str {
+    let mut next: Option<&dyn std::error::Error> = Some(error);
+    while let Some(cause) = next {
+        if let Some(io) = cause.downcast_ref::<io::Error>() {
+            return pin::hint(io);
+        }
+        next = cause.source();
+    }
+    ""
+}

@@ -1,0 +1,58 @@
+//! The datapath: the thin shell between ordered operations and the kernel.
+//!
+//! [`Datapath::open`] mounts, compares, loads and adopts; [`Datapath::apply`]
+//! does what a plan says, in its order; [`Datapath::read_back`] tells what is
+//! there. What belongs in the maps is decided elsewhere (`policy_core`); which
+//! packets pass is decided by the programs. Nothing here is undone when a
+//! [`Datapath`] is dropped: maps and links are pinned and go on without it, until
+//! [`cleanup`] removes them.
+//!
+//! One agent at a time writes: the lock is the caller's (it is in the run
+//! directory).
+//!
+//! - [`pin`]: paths, the BPF file system, the check of what is pinned.
+//! - [`load`]: programs through the verifier, into links that are there already.
+//! - [`attach`], [`clsact`], [`prefilter`]: interfaces.
+//! - [`maps`], [`map`]: typed maps, without any program.
+//! - [`apply`], [`readback`], [`settings`]: operations, and what they left.
+//! - [`events`], [`counters`], [`sweep`], [`dump`]: what goes on.
+//! - [`preflight`], [`cleanup`], [`test_run`]: can it run, is it gone, what would
+//!   it say to this packet.
+//! - `sys`: the system calls that aya does not have.
+
+pub mod apply;
+pub mod attach;
+pub mod cleanup;
+pub mod clsact;
+pub mod counters;
+pub mod dump;
+pub mod events;
+pub mod load;
+pub mod map;
+pub mod maps;
+pub mod pin;
+pub mod prefilter;
+pub mod preflight;
+pub mod readback;
+pub mod settings;
+pub mod sweep;
+mod sys;
+pub mod test_run;
+
+pub use apply::{Applied, OpFailure, WordStored};
+pub use attach::{AttachError, Backend, LinkState};
+pub use load::{Datapath, DatapathError, Options};
+pub use map::{MapError, TypedMap};
+pub use maps::Maps;
+pub use pin::{Hook, PinError, Pins};
+pub use sys::Plain;
+
+/// Waits until every packet that is being judged now has been judged: an RCU
+/// grace period, some 10 to 30 ms. Any thread may call it.
+///
+/// # Errors
+///
+/// The kernel's answer: no permission, or no memory for a small map.
+pub fn grace() -> std::io::Result<()> {
+    sys::grace()
+}

@@ -1,0 +1,68 @@
+//! The one element of the settings map: stores through the mapping, so that a
+//! packet sees each setting whole.
+
+use std::{io, mem::offset_of};
+
+use policy_common::abi::config::{Config, FLAG_ENFORCE_OFF};
+
+use super::{map::MapError, maps::Maps};
+
+impl Maps {
+    /// Sets how many confirmed connections each endpoint may have, and how many
+    /// events each CPU may send per tick
+    /// ([`policy_common::abi::config::EVENT_TICK_NS`]).
+    ///
+    /// # Errors
+    ///
+    /// None in practice: the element is always there.
+    pub fn configure(&self, ct_budget: u32, events_per_tick: u32) -> Result<(), MapError> {
+        self.store_config(offset_of!(Config, ct_budget), ct_budget)?;
+        self.store_config(offset_of!(Config, events_per_tick), events_per_tick)
+    }
+
+    /// The emergency switch: with `false` nothing is denied any more, from the
+    /// next packet on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::configure`].
+    pub fn set_enforce(&self, on: bool) -> Result<(), MapError> {
+        self.set_flag(FLAG_ENFORCE_OFF, !on)
+    }
+
+    /// Sets or clears `FLAG_*` of [`policy_common::abi::config`].
+    pub(super) fn set_flag(&self, flag: u32, on: bool) -> Result<(), MapError> {
+        let flags = self.config().flags;
+        let next = if on { flags | flag } else { flags & !flag };
+        if next == flags {
+            return Ok(());
+        }
+        self.store_config(offset_of!(Config, flags), next)
+    }
+
+    /// Notes the newest generation; never goes back.
+    pub(super) fn note_generation(&self, generation: u32) -> Result<(), MapError> {
+        if generation <= self.config().generation {
+            return Ok(());
+        }
+        self.store_config(offset_of!(Config, generation), generation)
+    }
+
+    /// Notes the newest endpoint number; never goes back.
+    pub(super) fn note_endpoint_number(&self, number: u32) -> Result<(), MapError> {
+        if number <= self.config().endpoint_number {
+            return Ok(());
+        }
+        self.store_config(offset_of!(Config, endpoint_number), number)
+    }
+
+    fn store_config(&self, offset: usize, value: u32) -> Result<(), MapError> {
+        self.config
+            .store32(0, offset, value)
+            .map_err(|source: io::Error| MapError {
+                map: policy_common::abi::maps::CONFIG,
+                what: "store",
+                source,
+            })
+    }
+}
