@@ -54,7 +54,8 @@ pub const CT_FIN_OPENER: u32 = 1 << 3;
 pub const CT_FIN_REPLIER: u32 = 1 << 4;
 /// TCP: the last packet that counted was a RST; SCTP: an ABORT.
 pub const CT_RESET: u32 = 1 << 5;
-/// The node itself opened it (kubelet's probes): always allowed.
+/// The node itself opened it (kubelet's probes), or the pod to itself through a
+/// Service: always allowed.
 pub const CT_FROM_NODE: u32 = 1 << 6;
 
 /// Confirmed records of an endpoint: made by the kernel, removed by the sweeper.

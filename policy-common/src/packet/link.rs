@@ -42,11 +42,13 @@ pub fn ether_type<B: PacketBytes>(bytes: &B) -> Result<(u16, usize), DropReason>
 /// The sender's IPv4 address in an ARP packet for IPv4 over Ethernet.
 #[inline(always)]
 pub fn arp_sender<B: PacketBytes>(bytes: &B, offset: usize) -> Result<[u8; 4], DropReason> {
-    // Hardware type 1, protocol type 0x0800, address lengths 6 and 4.
+    // Hardware type 1, protocol type 0x0800, address lengths 6 and 4. Linux takes
+    // hardware type 6 (IEEE 802) for the same (`arp_process`, `net/ipv4/arp.c`).
     const ETHERNET_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
+    const IEEE802_IPV4: [u8; 6] = [0, 6, 8, 0, 6, 4];
     const SENDER: usize = 14;
     let head = bytes.load::<6>(offset).ok_or(DropReason::Truncated)?;
-    if head != ETHERNET_IPV4 {
+    if head != ETHERNET_IPV4 && head != IEEE802_IPV4 {
         return Err(DropReason::Malformed);
     }
     bytes

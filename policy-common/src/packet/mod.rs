@@ -90,7 +90,7 @@ pub enum Kind {
     NeighbourAdvertisement,
     /// ICMPv6 router solicitation with hop limit 255.
     RouterSolicitation,
-    /// ICMPv6 router advertisement or redirect.
+    /// ICMPv6 router advertisement or redirect with hop limit 255.
     RouterAdvertisement,
     /// ICMPv6 multicast listener query, report or done, hop limit 1.
     MulticastListener,

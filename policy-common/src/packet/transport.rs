@@ -74,6 +74,9 @@ pub(super) fn parse<B: PacketBytes>(
             packet.kind = icmp6_kind(head[0], hop_limit);
             set_echo(packet, u16::from_be_bytes([head[4], head[5]]));
         }
+        // Nothing is read; but the headers before it must end where the packet
+        // does at the latest.
+        _ if offset > end => return Err(DropReason::Truncated),
         _ => packet.kind = Kind::Datagram,
     }
     Ok(())
@@ -134,8 +137,7 @@ fn icmp6_kind(message: u8, hop_limit: u8) -> Kind {
         129 => Kind::EchoReply,
         130..=132 | 143 if hop_limit == MLD_HOP_LIMIT => Kind::MulticastListener,
         133 if hop_limit == ND_HOP_LIMIT => Kind::RouterSolicitation,
-        // Whatever the hop limit: a pod's is never let through.
-        134 | 137 => Kind::RouterAdvertisement,
+        134 | 137 if hop_limit == ND_HOP_LIMIT => Kind::RouterAdvertisement,
         135 if hop_limit == ND_HOP_LIMIT => Kind::NeighbourSolicitation,
         136 if hop_limit == ND_HOP_LIMIT => Kind::NeighbourAdvertisement,
         _ => Kind::OtherIcmp,

@@ -132,7 +132,7 @@ pub struct Scene {
 pub struct Verdict {
     /// `None`: it passes.
     pub denied: Option<DropReason>,
-    /// Rule that decided; 0 if none was asked.
+    /// Rule that decided; 0 if none was asked or a connection record decided.
     pub rule: RuleId,
     /// Class of the peer, where it was looked up.
     pub identity: Identity,
@@ -190,16 +190,16 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
         Direction::Ingress => (packet.src, packet.src_port, packet.dst_port),
         Direction::Egress => (packet.dst, packet.dst_port, packet.src_port),
     };
+    let peer = tables.peer(packet.family, peer_address);
+    let from_node = direction == Direction::Ingress && scene.local_origin && peer.node;
+    let exempt = scene.hairpin || from_node;
     if packet.kind == Kind::Fragment {
-        return if own_policy == PolicyWord::NOT_ISOLATED {
+        return if exempt || own_policy == PolicyWord::NOT_ISOLATED {
             Verdict::PASS
         } else {
             Verdict::drop(DropReason::Fragment)
         };
     }
-
-    let peer = tables.peer(packet.family, peer_address);
-    let from_node = direction == Direction::Ingress && scene.local_origin && peer.node;
     let key = CtKey {
         peer: bytes16(peer_address),
         endpoint: scene.endpoint,
@@ -219,8 +219,6 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
         scene.word.generation()
     };
 
-    // Which direction answers for this packet: the opener's for TCP that has a
-    // record, else its own.
     let followed = packet.kind.is_midstream_tcp() && record.is_some();
     if record.is_none() {
         entry.tag = tag;
@@ -231,13 +229,19 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
     } else {
         Direction::Ingress
     };
-    let exempt = scene.hairpin || from_node;
     // The opener's direction was judged under the word in force, or needs not be.
     let agreed = word.policy(opener) == PolicyWord::NOT_ISOLATED
         || (entry.generation == current && !scene.off)
         || entry.flags & CT_FROM_NODE != 0;
 
-    let asked = if followed { opener } else { direction };
+    // Which direction answers for this packet: the opener's for TCP that has a
+    // record, else its own. What is exempt answers for itself and for no one
+    // else: the node's packets must not vouch for what the pod opened.
+    let asked = if followed && !exempt {
+        opener
+    } else {
+        direction
+    };
     let spared = exempt || word.policy(asked) == PolicyWord::NOT_ISOLATED || (followed && agreed);
     let first = if spared {
         Judgement::ALLOW
@@ -254,10 +258,12 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
     };
 
     let mut pass = first.allows();
+    let mut rule = first.rule;
+    let mut log = first.log;
     let mut confirmed_or_stateless = packet.kind != Kind::Datagram;
     if let Some(record) = record {
         let other_opened = opener != direction;
-        let opener_ok = if followed || !other_opened {
+        let opener_ok = if asked == opener {
             pass
         } else if agreed {
             true
@@ -273,8 +279,11 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
             )
             .allows()
         };
-        if !followed && other_opened && opener_ok && !packet.kind.only_opens() {
+        if !pass && asked != opener && opener_ok && !packet.kind.only_opens() {
+            // A reply. The record decided, not the rule that would have denied.
             pass = true;
+            rule = 0;
+            log = false;
         }
         if !opener_ok {
             records.count(stats::CT_REVOKED);
@@ -283,19 +292,22 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
             // A new connection the other way on the same ports. It takes the
             // record over when the old one has ended; else the old one stays.
             if pass && conntrack::is_over(entry.flags) {
-                let fresh = fresh_entry(scene, &entry, from_node, current);
+                let fresh = fresh_entry(scene, &entry, exempt, current);
                 records.write(record, &fresh);
             }
             confirmed_or_stateless = false;
         } else if pass {
             let fresh_start = packet.kind.only_opens() && conntrack::is_over(entry.flags);
             let mut flags = if fresh_start {
-                entry.flags & (CT_OPENED_BY_POD | CT_FROM_NODE)
+                entry.flags & CT_OPENED_BY_POD
             } else {
                 conntrack::next_flags(entry.flags, packet.kind, !other_opened)
             };
-            if from_node {
+            if !other_opened && exempt {
                 flags |= CT_FROM_NODE;
+            } else if !other_opened && packet.kind.only_opens() {
+                // Another connection on the same ports, forwarded this time.
+                flags &= !CT_FROM_NODE;
             }
             let stale = scene.now_ns.saturating_sub(entry.last_seen_ns) >= conntrack::REFRESH_NS;
             if entry.generation != current {
@@ -317,7 +329,7 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
                 flags & CT_CONFIRMED != 0 || (!other_opened && flags & CT_REPLIED == 0);
         }
     } else if pass && packet.kind.opens() {
-        let fresh = fresh_entry(scene, &entry, from_node, current);
+        let fresh = fresh_entry(scene, &entry, exempt, current);
         let table = if isolated {
             Table::Pending
         } else {
@@ -331,9 +343,9 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
 
     Verdict {
         denied: if pass { None } else { first.denied },
-        rule: first.rule,
+        rule,
         identity: peer.identity,
-        log: first.log,
+        log,
         cacheable: pass && confirmed_or_stateless && packet.kind.is_cacheable() && !scene.off,
     }
 }
@@ -359,14 +371,14 @@ fn ask<T: PolicyTables>(
 }
 
 #[inline(always)]
-fn fresh_entry(scene: &Scene, old: &CtEntry, from_node: bool, generation: u32) -> CtEntry {
+fn fresh_entry(scene: &Scene, old: &CtEntry, exempt: bool, generation: u32) -> CtEntry {
     let opener = match scene.direction {
         Direction::Egress => CT_OPENED_BY_POD,
         Direction::Ingress => 0,
     };
     CtEntry {
         tag: old.tag,
-        flags: opener | if from_node { CT_FROM_NODE } else { 0 },
+        flags: opener | if exempt { CT_FROM_NODE } else { 0 },
         generation,
         slot: scene.slot,
         last_seen_ns: scene.now_ns,

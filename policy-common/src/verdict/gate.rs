@@ -54,7 +54,21 @@ pub fn gate<'a, B: PacketBytes>(
             }
         }
         Class::Other => unless_isolated(pod, direction, DropReason::EtherType),
-        Class::Bad(reason) => unless_isolated(pod, direction, reason),
+        Class::Bad(reason) => {
+            if direction == Direction::Egress {
+                // A router advertisement behind more headers than are walked here
+                // is one all the same to a receiver that walks them all.
+                if reason == DropReason::ExtensionHeaders {
+                    return Gate::Drop(reason);
+                }
+                // Its source is known if its family is.
+                let known = frame.packet.family != 0;
+                if known && checks_source(pod) && !is_own(pod, &frame.packet) {
+                    return Gate::Drop(DropReason::Spoofed);
+                }
+            }
+            unless_isolated(pod, direction, reason)
+        }
     }
 }
 
@@ -87,6 +101,10 @@ fn from_pod<'a, B: PacketBytes>(pod: &Pod<'_>, packet: &'a Packet, bytes: &B) ->
     match packet.kind {
         // CVE-2020-10749: a pod that plays router takes over its neighbours.
         Kind::RouterAdvertisement => return Gate::Drop(DropReason::RouterAdvertisement),
+        // Whatever the hop limit.
+        Kind::OtherIcmp if !packet.is_v4() && matches!(packet.detail, 134 | 137) => {
+            return Gate::Drop(DropReason::RouterAdvertisement);
+        }
         Kind::NeighbourSolicitation | Kind::RouterSolicitation | Kind::MulticastListener => {
             // The unspecified source is duplicate address detection (RFC 4862).
             return if !checks_source(pod) || packet.src == [0, 0] || is_own6(pod, packet.src) {
