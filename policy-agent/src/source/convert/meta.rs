@@ -106,7 +106,7 @@ fn is_name(text: &str) -> bool {
 }
 
 /// Seconds since 1970 of an RFC 3339 time; `None` if it is none.
-pub fn seconds_since_1970(text: &str) -> Option<i64> {
+pub(super) fn seconds_since_1970(text: &str) -> Option<i64> {
     let (date, time) = text.split_once(['T', 't', ' '])?;
     let (clock, offset) = match time.strip_suffix(['Z', 'z']) {
         Some(clock) => (clock, 0),

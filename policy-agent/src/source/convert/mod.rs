@@ -27,7 +27,6 @@ use policy_core::store::{Key, Object};
 use serde_json::Value;
 use std::sync::Arc;
 
-pub use meta::seconds_since_1970;
 pub use names::Names;
 pub use namespace::NamespaceObject;
 pub use node::NodeObject;

@@ -6,6 +6,8 @@
 use serde_json::Value;
 use serde_saphyr::options::AliasLimits;
 
+use super::json::Unambiguous;
+
 /// A part of a file that is parsed on its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Chunk<'t> {
@@ -105,6 +107,7 @@ pub(super) fn parse(chunk: Chunk<'_>) -> Result<Vec<Value>, SyntaxError> {
 
 fn parse_json(text: &str, first_line: usize) -> Result<Vec<Value>, SyntaxError> {
     let values = serde_json::Deserializer::from_str(text).into_iter();
+    let values = values.map(|value| value.map(|Unambiguous(value)| value));
     let values = values.filter(|value| !matches!(value, Ok(Value::Null)));
     values
         .collect::<Result<_, _>>()
@@ -205,7 +208,16 @@ mod tests {
     }
 
     #[test]
-    fn duplicate_keys_are_an_error_in_yaml() {
+    fn duplicate_keys_are_an_error() {
         assert_eq!(parsed("a: 1\nb: 2\na: 3\n"), [Err(3)]);
+        assert_eq!(parsed("{\"a\": 1,\n\"a\": 2}"), [Err(2)]);
+        let text = "{\"a\": 1}\n{\"a\": {\"b\": [{}],\n\"b\": -2.5}}";
+        let json = Chunk {
+            text,
+            line: 1,
+            json: true,
+        };
+        let error = parse(json).unwrap_err();
+        assert_eq!((error.line, &*error.message), (3, "duplicate key \"b\""));
     }
 }

@@ -11,6 +11,7 @@
 mod documents;
 mod file;
 mod inode;
+mod json;
 mod links;
 mod scan;
 mod state;
