@@ -1,6 +1,19 @@
-//! Laid out; its modules follow.
+//! The node's agent and its command line: the I/O shell around `policy-core`.
+//!
+//! - [`source`]: objects from manifests.
+//! - [`iface`]: pods' interfaces, by netlink.
+//! - [`datapath`]: the kernel's maps, programs and links.
+//! - [`agent`]: the loop that ties them together.
+//! - [`api`]: what the command line asks a running agent.
+//! - [`cli`]: the command line.
+//! - [`object`]: the kernel programs, embedded.
+//! - [`run_dir`]: socket and lock.
 
+pub mod agent;
+pub mod api;
+pub mod cli;
 pub mod datapath;
-pub mod object;
 pub mod iface;
+pub mod object;
+pub mod run_dir;
 pub mod source;

@@ -1,0 +1,24 @@
+//! The agent: one thread that owns all state, from what the sources say to what
+//! the kernel does.
+//!
+//! - [`node`]: which node this is.
+//! - [`state`]: sources, engine, planner and datapath together: one change at a
+//!   time.
+//! - [`cleanup`]: what a change leaves to be removed, off the event path.
+//! - [`names`]: what numbers in the kernel stand for, also of what is gone.
+//! - [`verdicts`]: events from the kernel, with names.
+//! - [`report`]: answers to the command line.
+//! - [`server`]: the socket over which it asks.
+//! - [`run`]: the loop.
+
+mod cleanup;
+mod names;
+mod node;
+mod prefilter;
+mod report;
+pub mod run;
+mod server;
+mod state;
+mod verdicts;
+
+pub use run::{Options, run};

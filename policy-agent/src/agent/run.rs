@@ -1,0 +1,260 @@
+//! The loop: waits for whatever comes first, and puts it in force.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use policy_common::abi::maps::CT_ENTRIES;
+use policy_core::plan::{Limits, Planner};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::prefilter::Prefilter;
+use super::report;
+use super::server;
+use super::state::{Outcome, State};
+use super::verdicts::Context;
+use crate::api::{Request, Response};
+use crate::datapath::events::Events;
+use crate::datapath::{Datapath, grace};
+use crate::iface::{Change, Scanner, Watcher};
+use crate::run_dir::RunDir;
+use crate::source::manifests::Manifests;
+use crate::{datapath, object};
+
+/// How often the kernel is compared with what should be in it.
+const VERIFY: Duration = Duration::from_secs(5);
+/// How often ended connection records are removed.
+const SWEEP: Duration = Duration::from_secs(10);
+/// How long after a failure it is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+/// Endpoints that share the connection table at least: one gets no more than this
+/// part of it.
+const CT_SHARES: usize = 16;
+/// Events that each CPU may send per tick of 100 ms.
+const EVENTS_PER_TICK: u32 = 64;
+
+/// What the agent is told when it starts.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Folder of manifests.
+    pub manifests: PathBuf,
+    /// Name of the node, if given.
+    pub node_name: Option<String>,
+    /// Folder that narrows the network namespaces in which pods are looked for.
+    pub netns_dir: Option<PathBuf>,
+    /// Where socket and lock are.
+    pub run_dir: PathBuf,
+    /// Mount point of the BPF file system.
+    pub bpffs: PathBuf,
+    /// Interfaces that the prefilter is for.
+    pub prefilter_interfaces: Vec<String>,
+    /// Its list.
+    pub deny_prefixes: Option<PathBuf>,
+    /// Whether pods may send from their own addresses only.
+    pub spoof_check: bool,
+}
+
+/// Runs until it is told to end. What is in force stays in force.
+///
+/// # Errors
+/// When it cannot start: what is in force from an earlier agent stays then.
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")?;
+    runtime.block_on(serve(options))
+}
+
+async fn serve(options: &Options) -> anyhow::Result<()> {
+    let run_dir = RunDir::lock(&options.run_dir)?;
+    warn_of_private_mounts();
+    let datapath = Datapath::open(
+        &datapath::Options {
+            bpffs: options.bpffs.clone(),
+            backend: None,
+        },
+        object::bytes()?,
+    )?;
+    let _pins = crate::run_dir::lock_folder(&datapath.pins().root()).with_context(|| {
+        format!(
+            "another agent uses {}; give this one a --bpffs of its own, or end the other",
+            datapath.pins().root().display()
+        )
+    })?;
+    let share = u32::try_from(CT_ENTRIES / CT_SHARES).unwrap_or(u32::MAX);
+    datapath.maps().configure(share, EVENTS_PER_TICK)?;
+    let mut events = Events::open(datapath.pins())?;
+    let mut watcher = Watcher::new(options.netns_dir.as_deref())?;
+    let scanner = Scanner::new(options.netns_dir.clone())?;
+    let mut planner = Planner::new(datapath.read_back()?, Limits::default());
+    planner.set_spoof_check(options.spoof_check);
+    let manifests = Manifests::watched(vec![options.manifests.clone()]);
+    let mut prefilter = Prefilter::new(
+        options.prefilter_interfaces.clone(),
+        options.deny_prefixes.clone(),
+    );
+    prefilter.refresh(&datapath);
+
+    let mut state = State::new(
+        options.node_name.clone(),
+        datapath,
+        planner,
+        manifests,
+        scanner,
+    );
+    state.read_interfaces(&Change::everything());
+    state.read_manifests();
+    let (graces, mut passed) = mpsc::channel::<()>(1);
+    let mut next = Next::default();
+    next.take(state.reconcile(), &graces);
+    eprintln!(
+        "policy-agent {}: node {}, {} pods, {}",
+        env!("CARGO_PKG_VERSION"),
+        state.engine.node().name,
+        state.programmed.len(),
+        if state.is_programmed() {
+            "policies in force"
+        } else {
+            "not everything is in force: see status"
+        },
+    );
+    let mut questions = server::listen(&run_dir.socket())
+        .with_context(|| format!("cannot listen on {}", run_dir.socket().display()))?;
+
+    let mut terminate = signal(SignalKind::terminate()).context("signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("signals")?;
+    let mut verify = tokio::time::interval(VERIFY);
+    let mut sweep = tokio::time::interval(SWEEP);
+    verify.reset();
+    sweep.reset();
+    loop {
+        let retry = tokio::time::sleep(RETRY);
+        let outcome = tokio::select! {
+            biased;
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            () = state.manifests.changed() => {
+                if state.read_manifests() { state.reconcile() } else { continue }
+            }
+            change = watcher.changed() => {
+                let change = change.unwrap_or_else(|_| Change::everything());
+                state.read_interfaces(&change);
+                state.reconcile()
+            }
+            Some(()) = passed.recv() => {
+                next.waiting = false;
+                state.after_grace()
+            }
+            Some((request, answer)) = questions.recv() => {
+                let (response, outcome) = respond(&mut state, &mut prefilter, request);
+                // A client that does not wait for its answer needs none.
+                let _ = answer.send(response);
+                outcome
+            }
+            batch = events.next() => {
+                print_verdicts(&state, &batch.unwrap_or_default());
+                continue
+            }
+            _ = verify.tick() => {
+                prefilter.refresh(&state.datapath);
+                state.verify()
+            }
+            _ = sweep.tick() => {
+                if let Err(error) = state.datapath.maps().sweep() {
+                    eprintln!("connection records could not be swept: {error}");
+                }
+                continue
+            }
+            () = retry, if next.retry => {
+                state.read_interfaces(&Change::everything());
+                state.reconcile()
+            }
+        };
+        next.take(outcome, &graces);
+    }
+    eprintln!("policy-agent: ending; what is in force stays in force");
+    Ok(())
+}
+
+/// What the loop has to come back to.
+#[derive(Debug, Default)]
+struct Next {
+    retry: bool,
+    waiting: bool,
+}
+
+impl Next {
+    fn take(&mut self, outcome: Outcome, graces: &mpsc::Sender<()>) {
+        self.retry = outcome.retry;
+        if outcome.grace && !self.waiting {
+            self.waiting = true;
+            let graces = graces.clone();
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = grace() {
+                    eprintln!("waiting for a grace period: {error}");
+                    return;
+                }
+                // The loop ends before this thread does only when the agent ends.
+                let _ = graces.blocking_send(());
+            });
+        }
+    }
+}
+
+fn respond(state: &mut State, prefilter: &mut Prefilter, request: Request) -> (Response, Outcome) {
+    let mut outcome = Outcome::default();
+    let response = match request {
+        Request::Status { wait } => {
+            if wait {
+                state.read_interfaces(&Change::everything());
+                state.read_manifests();
+                prefilter.refresh(&state.datapath);
+                outcome = state.reconcile();
+            }
+            Response::Status(Box::new(report::status(state, prefilter.problems())))
+        }
+        Request::Endpoints => Response::Endpoints(report::endpoints(state)),
+        Request::Identities => Response::Identities(report::identities(state)),
+        Request::Policies => Response::Policies(report::policies(state)),
+    };
+    (response, outcome)
+}
+
+fn print_verdicts(state: &State, events: &[policy_common::abi::event::VerdictEvent]) {
+    let context = Context {
+        store: state.engine.store(),
+        names: &state.names,
+        node: state.engine.node(),
+    };
+    let mut out = std::io::stdout().lock();
+    for event in events {
+        if let Ok(line) = serde_json::to_string(&context.line(event)) {
+            // Nobody reads: enforcement goes on all the same.
+            let _ = writeln!(out, "{line}");
+        }
+    }
+    let _ = out.flush();
+}
+
+fn warn_of_private_mounts() {
+    if datapath::pin::in_private_mount_namespace() == Some(true) {
+        eprintln!(
+            "warning: this is a private mount namespace (as `ip netns exec` makes): pins, and with \
+             them enforcement, end with its last process; use `nsenter --net=...` instead"
+        );
+    }
+}
+
+/// Refuses what makes no sense before anything is touched.
+///
+/// # Errors
+/// Names the option.
+pub fn check(options: &Options) -> anyhow::Result<()> {
+    if options.deny_prefixes.is_some() && options.prefilter_interfaces.is_empty() {
+        bail!("--deny-prefixes needs --prefilter-interface: on which interface?");
+    }
+    Ok(())
+}

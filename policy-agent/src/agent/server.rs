@@ -1,0 +1,83 @@
+//! The socket over which the command line asks.
+//!
+//! Connections are read in tasks of their own, so that a client that says
+//! nothing holds nobody up; questions are answered by the loop, one at a time.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::api::{Request, Response};
+
+/// A question, and where its answer goes.
+pub(super) type Question = (Request, oneshot::Sender<Response>);
+
+/// How long a client may take to ask, or to take its answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes of a request at most.
+const LONGEST: u64 = 64 * 1024;
+/// Clients that are served at one time.
+const CLIENTS: usize = 16;
+
+/// Listens; questions come out of the receiver.
+pub(super) fn listen(path: &Path) -> io::Result<mpsc::Receiver<Question>> {
+    // The lock says that we are the only agent here: what is there is a left-over.
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    let (questions, answered) = mpsc::channel(CLIENTS);
+    tokio::spawn(async move {
+        let clients = std::sync::Arc::new(tokio::sync::Semaphore::new(CLIENTS));
+        loop {
+            let Ok(permit) = clients.clone().acquire_owned().await else {
+                return;
+            };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let questions = questions.clone();
+                    tokio::spawn(async move {
+                        // A client that goes away is no one's problem.
+                        let _ = serve(stream, questions).await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    eprintln!("cannot accept a client: {error}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    });
+    Ok(answered)
+}
+
+async fn serve(stream: UnixStream, questions: mpsc::Sender<Question>) -> io::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let mut line = String::new();
+    let mut reader = BufReader::new(reader.take(LONGEST));
+    tokio::time::timeout(PATIENCE, reader.read_line(&mut line)).await??;
+    let response = match serde_json::from_str::<Request>(&line) {
+        Err(error) => Response::Error(format!("the request is not understood: {error}")),
+        Ok(request) => {
+            let (answer, answered) = oneshot::channel();
+            if questions.send((request, answer)).await.is_err() {
+                return Ok(());
+            }
+            match answered.await {
+                Ok(response) => response,
+                Err(_) => Response::Error("the agent is ending".to_owned()),
+            }
+        }
+    };
+    let mut text = serde_json::to_string(&response).unwrap_or_else(|_| "null".to_owned());
+    text.push('\n');
+    tokio::time::timeout(PATIENCE, writer.write_all(text.as_bytes())).await?
+}

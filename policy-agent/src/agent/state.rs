@@ -1,0 +1,460 @@
+//! Sources, engine, planner and datapath together: what the sources say becomes
+//! what the kernel does, one change at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use policy_core::desired::PodRef;
+use policy_core::diagnostic::{Diagnostic, Severity};
+use policy_core::engine::Engine;
+use policy_core::model::Pod;
+use policy_core::ops::Op;
+use policy_core::plan::{Attachment, Attachments, Plan, Planner, Programmed};
+use policy_core::store::{Object, SourceEvent};
+
+use super::cleanup::Cleanup;
+use super::names::Names;
+use super::node;
+use crate::datapath::{Applied, Datapath};
+use crate::iface::{
+    AddressClass, Assignment, Behind, Change, Conflict, KnownInterface, NoInterface, Scanner,
+    Snapshot, assign_after,
+};
+use crate::source::manifests::Manifests;
+
+/// A pod and which one of its name.
+pub(super) type PodUid = (PodRef, Arc<str>);
+
+/// Everything that the agent knows.
+pub(super) struct State {
+    given_name: Option<String>,
+    name: Option<Arc<str>>,
+    pub(super) engine: Engine,
+    pub(super) planner: Planner,
+    pub(super) datapath: Datapath,
+    pub(super) manifests: Manifests,
+    scanner: Scanner,
+    pub(super) snapshot: Snapshot,
+    pub(super) assignment: Assignment<PodUid>,
+    known: Vec<KnownInterface<PodUid>>,
+    pub(super) held: BTreeSet<u32>,
+    pub(super) programmed: BTreeMap<PodRef, Programmed>,
+    pub(super) names: Names,
+    cleanup: Cleanup,
+    pub(super) source_problems: Vec<Diagnostic>,
+    plan_problems: Vec<Diagnostic>,
+    failure: Option<Diagnostic>,
+    scan_failure: Option<Diagnostic>,
+    pub(super) synced: bool,
+    pub(super) changes: u64,
+    pub(super) repairs: u64,
+}
+
+/// What a reconciliation leaves to the loop.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Outcome {
+    /// Removal waits for a grace period.
+    pub(super) grace: bool,
+    /// Something could not be done; try again a little later.
+    pub(super) retry: bool,
+}
+
+impl State {
+    pub(super) fn new(
+        given_name: Option<String>,
+        datapath: Datapath,
+        planner: Planner,
+        manifests: Manifests,
+        scanner: Scanner,
+    ) -> Self {
+        Self {
+            given_name,
+            name: None,
+            engine: Engine::new(policy_core::engine::NodeContext::default()),
+            planner,
+            datapath,
+            manifests,
+            scanner,
+            snapshot: Snapshot::default(),
+            assignment: assign_after(&Snapshot::default(), &[], &[]),
+            known: Vec::new(),
+            held: BTreeSet::new(),
+            programmed: BTreeMap::new(),
+            names: Names::default(),
+            cleanup: Cleanup::default(),
+            source_problems: Vec::new(),
+            plan_problems: Vec::new(),
+            failure: None,
+            scan_failure: None,
+            synced: false,
+            changes: 0,
+            repairs: 0,
+        }
+    }
+
+    /// Reads the folder; true if anything is different.
+    pub(super) fn read_manifests(&mut self) -> bool {
+        let update = self.manifests.rescan();
+        self.source_problems = update.diagnostics;
+        if self.name.is_none() {
+            // The name decides which pods are local, and may come from the only
+            // Node among the objects: settled before anything is derived.
+            let mut store = policy_core::store::Store::new();
+            store.apply_all(update.events.iter().cloned());
+            let name = node::name(self.given_name.as_deref(), &store);
+            self.engine = Engine::new(node::context(&name, &store, self.snapshot.node_addresses()));
+            self.name = Some(name);
+        }
+        let name = self.engine.node().name.clone();
+        let changed = !update.events.is_empty();
+        self.engine
+            .apply(update.events.into_iter().map(|event| at_home(event, &name)));
+        self.synced = true;
+        changed
+    }
+
+    /// Reads interfaces and the addresses behind them. What cannot be read leaves
+    /// what is known.
+    pub(super) fn read_interfaces(&mut self, change: &Change) {
+        match self.scanner.scan(change) {
+            Ok(snapshot) => {
+                self.snapshot = snapshot;
+                self.scan_failure = None;
+            }
+            Err(error) => {
+                self.scan_failure = Some(node_problem(
+                    "interfaces",
+                    format!("{error}; what was known of them stays in force"),
+                ));
+            }
+        }
+    }
+
+    /// Puts in force what the sources say. Quick where nothing is different.
+    pub(super) fn reconcile(&mut self) -> Outcome {
+        if !self.synced {
+            return Outcome::default();
+        }
+        let context = node::context(
+            &self.engine.node().name.clone(),
+            self.engine.store(),
+            self.snapshot.node_addresses(),
+        );
+        if context != *self.engine.node() {
+            self.engine.set_node(context);
+        }
+        let attachments = self.attachments();
+        let desired = self.engine.desired();
+        self.names.learn_rules(&desired.rules);
+        let Plan {
+            ops,
+            problems,
+            endpoints,
+        } = self.planner.plan(desired, &attachments);
+        self.plan_problems = problems;
+        for (pod, programmed) in &endpoints {
+            self.names.learn_pod(programmed.number, pod);
+        }
+        self.programmed = endpoints;
+        let ops = self.hold(ops);
+        if ops.is_empty() {
+            self.failure = None;
+            return Outcome::default();
+        }
+        self.changes += 1;
+        let (ops, grace) = self.cleanup.split(ops);
+        let retry = !self.carry_out(&ops);
+        Outcome { grace, retry }
+    }
+
+    /// The grace period of the last change has passed.
+    pub(super) fn after_grace(&mut self) -> Outcome {
+        let ops = self.cleanup.take();
+        if ops.is_empty() {
+            return Outcome::default();
+        }
+        if self.carry_out(&ops) {
+            // What was removed may have made room for what did not fit.
+            return self.reconcile();
+        }
+        Outcome {
+            grace: false,
+            retry: true,
+        }
+    }
+
+    /// Compares the kernel with what should be in it, and repairs.
+    pub(super) fn verify(&mut self) -> Outcome {
+        match self.datapath.read_back() {
+            Ok(mirror) => {
+                let differs = {
+                    let known = self.planner.mirror();
+                    mirror != *known
+                };
+                if !differs {
+                    return Outcome::default();
+                }
+                self.planner.reread(mirror);
+                let before = self.changes;
+                let outcome = self.reconcile();
+                if self.changes != before {
+                    self.repairs += 1;
+                    eprintln!("repaired: the kernel's maps or links were not as they were left");
+                }
+                outcome
+            }
+            Err(error) => {
+                self.failure = Some(node_problem(
+                    "datapath",
+                    format!("the kernel's maps cannot be read back: {error}"),
+                ));
+                Outcome {
+                    grace: false,
+                    retry: true,
+                }
+            }
+        }
+    }
+
+    /// Does operations; false if not all of them could be done.
+    fn carry_out(&mut self, ops: &[Op]) -> bool {
+        let Applied {
+            done,
+            words,
+            failure,
+        } = self.datapath.apply(ops);
+        self.planner.applied(ops.get(..done).unwrap_or(ops));
+        for stored in words {
+            self.announce(stored.slot, stored.word, stored.at_ns);
+        }
+        match failure {
+            None => {
+                self.failure = None;
+                true
+            }
+            Some(failure) => {
+                let message =
+                    format!("{failure}; what was in force before stays, and it is tried again");
+                self.failure = Some(node_problem("datapath", message));
+                // What the failed operation left is not known: look.
+                if let Ok(mirror) = self.datapath.read_back() {
+                    self.planner.reread(mirror);
+                }
+                false
+            }
+        }
+    }
+
+    /// Says that a pod's policies took effect, and when.
+    fn announce(&self, slot: u32, word: policy_common::abi::endpoint::PolicyWord, at_ns: u64) {
+        use policy_common::abi::Direction;
+        let pod = self
+            .programmed
+            .iter()
+            .find(|(_, programmed)| programmed.slot == slot)
+            .map(|(pod, _)| pod.to_string());
+        let line = serde_json::json!({
+            "type": "programmed",
+            "pod": pod,
+            "slot": slot,
+            "generation": word.generation(),
+            "ingress_isolated": word.policy(Direction::Ingress) != 0,
+            "egress_isolated": word.policy(Direction::Egress) != 0,
+            "stored_monotonic_ns": at_ns,
+        });
+        println!("{line}");
+    }
+
+    /// Pods of this node and the interfaces that are theirs.
+    fn attachments(&mut self) -> Attachments {
+        let node = self.engine.node().clone();
+        let pods: Vec<(PodUid, Vec<std::net::IpAddr>)> = self
+            .engine
+            .store()
+            .pods()
+            .iter()
+            .filter(|(_, pod)| pod.is_selectable() && node.runs(pod))
+            .map(|(key, pod)| ((key.clone(), pod.uid.clone()), pod.addresses().collect()))
+            .collect();
+        self.assignment = assign_after(&self.snapshot, &pods, &self.known);
+        self.known = self.assignment.known(&self.snapshot);
+        let desired = self.engine.desired();
+        let is_isolated = |pod: &PodUid| {
+            desired
+                .endpoints
+                .get(&pod.0)
+                .is_some_and(|spec| spec.ingress.is_some() || spec.egress.is_some())
+        };
+        // It cannot be told whose it is, and one of those whose it may be is
+        // isolated: nothing but the node's own traffic.
+        self.held = self
+            .assignment
+            .contested
+            .iter()
+            .filter(|(_, pods)| pods.iter().any(is_isolated))
+            .map(|(interface, _)| *interface)
+            .collect();
+        self.assignment
+            .interfaces
+            .iter()
+            .filter_map(|((pod, _), interfaces)| {
+                let ifindex = *interfaces.first()?;
+                let attachment = Attachment {
+                    ifindex,
+                    link_local6: self.link_local(ifindex),
+                };
+                Some((pod.clone(), attachment))
+            })
+            .collect()
+    }
+
+    fn link_local(&self, ifindex: u32) -> Option<std::net::Ipv6Addr> {
+        let Some(Behind::Addresses(addresses)) = self.snapshot.behind.get(&ifindex) else {
+            return None;
+        };
+        addresses.on_peer.iter().find_map(|address| match address {
+            std::net::IpAddr::V6(v6) if AddressClass::of(*address) == AddressClass::LinkLocal => {
+                Some(*v6)
+            }
+            _ => None,
+        })
+    }
+
+    /// Held interfaces have the programs and no endpoint.
+    fn hold(&self, mut ops: Vec<Op>) -> Vec<Op> {
+        ops.retain(|op| !matches!(op, Op::Detach { ifindex } if self.held.contains(ifindex)));
+        let attached = &self.planner.mirror().attached;
+        let missing = self.held.iter().filter(|held| !attached.contains(held));
+        let holds = missing.map(|ifindex| Op::Attach { ifindex: *ifindex });
+        holds.chain(ops).collect()
+    }
+
+    /// Everything that is wrong or worth knowing, sorted.
+    pub(super) fn diagnostics(&mut self) -> Vec<Diagnostic> {
+        let mut all = self.source_problems.clone();
+        all.extend(self.engine.diagnostics());
+        all.extend(self.plan_problems.iter().cloned());
+        all.extend(self.failure.iter().cloned());
+        all.extend(self.scan_failure.iter().cloned());
+        all.extend(self.interface_problems());
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    fn interface_problems(&self) -> Vec<Diagnostic> {
+        let mut all = Vec::new();
+        for ((pod, _), why) in &self.assignment.without_interface {
+            let (severity, message) = match why {
+                // The store says so already.
+                NoInterface::NoAddress | NoInterface::HostNetwork => continue,
+                NoInterface::Unsupported { interface, kind } => (
+                    Severity::Error,
+                    format!(
+                        "it is behind interface {interface} of kind {kind:?}, which cannot be \
+                         enforced: its policies are not in force"
+                    ),
+                ),
+                NoInterface::Contested => (
+                    Severity::Error,
+                    "its addresses are in several places, so its interface cannot be told; \
+                     those that may be its own pass the node's traffic only"
+                        .to_owned(),
+                ),
+                NoInterface::NotSeen => (
+                    Severity::Warning,
+                    "its addresses are behind no interface of this node (yet): there is nothing \
+                     to enforce its policies on; check status.podIPs and spec.nodeName"
+                        .to_owned(),
+                ),
+            };
+            all.push(pod_problem(pod, severity, message));
+        }
+        for conflict in &self.assignment.conflicts {
+            let (object, message) = match conflict {
+                Conflict::AddressInSeveralPlaces {
+                    address,
+                    interfaces,
+                } => (
+                    format!("address {address}"),
+                    format!("it is behind several interfaces: {interfaces:?}"),
+                ),
+                Conflict::SeveralPodsBehind { interface, pods } => (
+                    format!("interface {interface}"),
+                    format!("addresses of several pods are behind it: {}", list(pods)),
+                ),
+                Conflict::AddressOfSeveralPods { address, pods } => (
+                    format!("address {address}"),
+                    format!("several pods have it: {}; the newest owns it", list(pods)),
+                ),
+            };
+            all.push(Diagnostic {
+                object,
+                source: None,
+                path: String::new(),
+                severity: Severity::Warning,
+                message,
+            });
+        }
+        for problem in &self.snapshot.problems {
+            all.push(node_problem("network namespaces", format!("{problem:?}")));
+        }
+        all
+    }
+
+    /// Whether the datapath takes what it is told.
+    pub(super) fn healthy(&self) -> bool {
+        self.failure.is_none() && self.scan_failure.is_none()
+    }
+
+    /// Whether every endpoint has the policies that it should.
+    pub(super) fn is_programmed(&self) -> bool {
+        self.synced
+            && self.healthy()
+            && self
+                .programmed
+                .values()
+                .all(|programmed| programmed.current)
+    }
+}
+
+/// A pod that names no node is this node's.
+fn at_home(event: SourceEvent, name: &Arc<str>) -> SourceEvent {
+    let home = |object: Object| match object {
+        Object::Pod(pod) if pod.node.is_none() => Object::Pod(Arc::new(Pod {
+            node: Some(name.clone()),
+            ..Pod::clone(&pod)
+        })),
+        other => other,
+    };
+    match event {
+        SourceEvent::Apply(object) => SourceEvent::Apply(home(object)),
+        SourceEvent::Item(object) => SourceEvent::Item(home(object)),
+        other => other,
+    }
+}
+
+fn list(pods: &BTreeSet<PodUid>) -> String {
+    let names: Vec<String> = pods.iter().map(|(pod, _)| pod.to_string()).collect();
+    names.join(", ")
+}
+
+fn pod_problem(pod: &PodRef, severity: Severity, message: String) -> Diagnostic {
+    Diagnostic {
+        object: format!("Pod {pod}"),
+        source: None,
+        path: String::new(),
+        severity,
+        message,
+    }
+}
+
+fn node_problem(part: &str, message: String) -> Diagnostic {
+    Diagnostic {
+        object: part.to_owned(),
+        source: None,
+        path: String::new(),
+        severity: Severity::Error,
+        message,
+    }
+}

@@ -1,0 +1,185 @@
+//! What the command line asks a running agent, and what it answers: one JSON
+//! line each way over a unix socket in the run directory.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// A request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// [`Status`]; with `wait`, after all that was there before the request is in
+    /// force.
+    Status {
+        /// Look at every source once more first, and put what they say in force.
+        wait: bool,
+    },
+    /// [`Vec<Endpoint>`].
+    Endpoints,
+    /// [`Vec<Identity>`].
+    Identities,
+    /// [`Vec<Policy>`].
+    Policies,
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Response {
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// To [`Request::Endpoints`].
+    Endpoints(Vec<Endpoint>),
+    /// To [`Request::Identities`].
+    Identities(Vec<Identity>),
+    /// To [`Request::Policies`].
+    Policies(Vec<Policy>),
+    /// The request was not understood, or could not be answered.
+    Error(String),
+}
+
+/// How the agent is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the agent.
+    pub version: String,
+    /// Hash of the kernel programs that it brought.
+    pub programs: String,
+    /// Name of the node that it is for.
+    pub node: String,
+    /// Its process.
+    pub pid: u32,
+    /// It can do its work: the datapath takes operations.
+    pub healthy: bool,
+    /// Every source has been read completely at least once.
+    pub synced: bool,
+    /// What the sources say is in force, except what a diagnostic says is not.
+    pub programmed: bool,
+    /// Enforcement is switched on.
+    pub enforcing: bool,
+    /// How programs are attached: `tcx` or `clsact`.
+    pub attachment: String,
+    /// Changes put in force since the agent started.
+    pub changes: u64,
+    /// Differences between kernel and desired state that were found and repaired.
+    pub repairs: u64,
+    /// Pods that policy applies to.
+    pub endpoints: Vec<Endpoint>,
+    /// Interfaces that could be a pod's and are not known to be.
+    pub other_interfaces: Vec<OtherInterface>,
+    /// What is wrong, or worth knowing.
+    pub diagnostics: Vec<Diagnostic>,
+    /// Packet counters that are not zero, by `direction/name`.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// A local pod.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// `namespace/name`.
+    pub pod: String,
+    /// Its addresses.
+    pub addresses: Vec<String>,
+    /// Name of the host side of its veth; `None`: it has none here (yet).
+    pub interface: Option<String>,
+    /// Index of it.
+    pub ifindex: Option<u32>,
+    /// Its slot in the kernel's table.
+    pub slot: Option<u32>,
+    /// Generation of its policy word.
+    pub generation: Option<u32>,
+    /// Identities of its addresses as peers.
+    pub identities: Vec<u32>,
+    /// Policies that isolate it for ingress; `None`: nothing does.
+    pub ingress: Option<Isolation>,
+    /// Policies that isolate it for egress, likewise.
+    pub egress: Option<Isolation>,
+    /// Its policies are in force as desired.
+    pub programmed: bool,
+}
+
+/// What isolates a pod in one direction.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Isolation {
+    /// Number of the compiled policy in the kernel, if it is there.
+    pub policy: Option<u16>,
+    /// The policies, `namespace/name`.
+    pub policies: Vec<String>,
+}
+
+/// An interface that is not known to be a pod's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OtherInterface {
+    /// Its name.
+    pub interface: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// Why it is left alone, or held.
+    pub why: String,
+    /// Nothing but the node's own traffic passes.
+    pub held: bool,
+}
+
+/// A diagnostic, as `policy_core::diagnostic::Diagnostic`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Diagnostic {
+    /// The object, as `Kind namespace/name`, or what stands for it.
+    pub object: String,
+    /// The file that it came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// The field; may be empty.
+    pub path: String,
+    /// `info`, `warning` or `error`.
+    pub severity: String,
+    /// What is wrong, and what happens because of it.
+    pub message: String,
+}
+
+/// An identity in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its number.
+    pub identity: u32,
+    /// Addresses and prefixes that have it, pods by name.
+    pub members: Vec<String>,
+}
+
+/// A compiled policy in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Its number.
+    pub policy: u32,
+    /// Pods that have it, as `namespace/name direction`.
+    pub pods: Vec<String>,
+    /// What it says, row by row.
+    pub rows: Vec<Row>,
+}
+
+/// A row of a policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// Identity of the peer; 0: every other.
+    pub identity: u32,
+    /// What is said, in words: `allow TCP 80 (default/web spec.ingress[0])`.
+    pub says: Vec<String>,
+}
+
+impl From<&policy_core::diagnostic::Diagnostic> for Diagnostic {
+    fn from(diagnostic: &policy_core::diagnostic::Diagnostic) -> Self {
+        use policy_core::diagnostic::Severity;
+        Self {
+            object: diagnostic.object.clone(),
+            source: diagnostic.source.clone(),
+            path: diagnostic.path.clone(),
+            severity: match diagnostic.severity {
+                Severity::Info => "info",
+                Severity::Warning => "warning",
+                Severity::Error => "error",
+            }
+            .to_owned(),
+            message: diagnostic.message.clone(),
+        }
+    }
+}

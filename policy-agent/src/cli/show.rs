@@ -1,0 +1,215 @@
+//! What a running agent tells: status, endpoints, identities, policies.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::bail;
+
+use super::output::{Format, columns, print};
+use super::{DONE, NO, UNDECIDED, client};
+use crate::api::{Endpoint, Identity, Isolation, Policy, Request, Response, Status};
+
+/// How long an agent may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// `status`.
+pub(super) fn status(
+    run_dir: &Path,
+    wait: bool,
+    timeout: Duration,
+    strict: bool,
+    format: Format,
+) -> anyhow::Result<u8> {
+    let request = Request::Status { wait };
+    let answer = if wait {
+        client::ask_until(
+            run_dir,
+            &request,
+            timeout,
+            |response| matches!(response, Response::Status(status) if is_well(status)),
+        )
+    } else {
+        client::ask(run_dir, &request, timeout)
+    };
+    let status = match answer {
+        Ok(Response::Status(status)) => status,
+        Ok(other) => bail!("the agent answered another question: {other:?}"),
+        Err(error) if wait => {
+            eprintln!("policy-agent: {error:#}");
+            return Ok(UNDECIDED);
+        }
+        Err(error) => return Err(error),
+    };
+    print(format, &*status, table)?;
+    let faulty = status
+        .diagnostics
+        .iter()
+        .any(|diagnostic| diagnostic.severity != "info");
+    Ok(if !is_well(&status) {
+        if wait { UNDECIDED } else { NO }
+    } else if strict && faulty {
+        NO
+    } else {
+        DONE
+    })
+}
+
+fn is_well(status: &Status) -> bool {
+    status.healthy && status.synced && status.programmed
+}
+
+fn table(status: &Status) -> String {
+    let yes = |value: bool| if value { "yes" } else { "NO" };
+    let mut text = format!(
+        "node {}: healthy {}, synced {}, programmed {}, enforcing {}\n\
+         agent {} (process {}), programs {} on {}, {} changes, {} repairs\n\n",
+        status.node,
+        yes(status.healthy),
+        yes(status.synced),
+        yes(status.programmed),
+        yes(status.enforcing),
+        status.version,
+        status.pid,
+        status.programs,
+        status.attachment,
+        status.changes,
+        status.repairs,
+    );
+    text.push_str(&endpoint_table(&status.endpoints));
+    if !status.other_interfaces.is_empty() {
+        text.push_str("\nInterfaces that are not known to be a pod's:\n");
+        for other in &status.other_interfaces {
+            let held = if other.held {
+                " (held: the node's own traffic only)"
+            } else {
+                ""
+            };
+            text.push_str(&format!("  {}: {}{held}\n", other.interface, other.why));
+        }
+    }
+    if !status.counters.is_empty() {
+        text.push_str("\nPackets:\n");
+        for (name, value) in &status.counters {
+            text.push_str(&format!("  {name}: {value}\n"));
+        }
+    }
+    if !status.diagnostics.is_empty() {
+        text.push_str("\nDiagnostics:\n");
+        for diagnostic in &status.diagnostics {
+            let source = diagnostic
+                .source
+                .as_ref()
+                .map(|s| format!(" ({s})"))
+                .unwrap_or_default();
+            let path = if diagnostic.path.is_empty() {
+                String::new()
+            } else {
+                format!(" {}", diagnostic.path)
+            };
+            text.push_str(&format!(
+                "  {}: {}{source}{path}: {}\n",
+                diagnostic.severity, diagnostic.object, diagnostic.message
+            ));
+        }
+    }
+    text
+}
+
+/// `endpoints`.
+pub(super) fn endpoints(run_dir: &Path, format: Format) -> anyhow::Result<u8> {
+    let Response::Endpoints(endpoints) = client::ask(run_dir, &Request::Endpoints, PATIENCE)?
+    else {
+        bail!("the agent answered another question");
+    };
+    print(format, &endpoints, |endpoints| endpoint_table(endpoints))?;
+    Ok(DONE)
+}
+
+fn endpoint_table(endpoints: &[Endpoint]) -> String {
+    if endpoints.is_empty() {
+        return "No pod of this node has an address.\n".to_owned();
+    }
+    let isolation = |isolation: &Option<Isolation>| match isolation {
+        None => "open".to_owned(),
+        Some(isolation) => isolation.policies.join(","),
+    };
+    let rows: Vec<Vec<String>> = endpoints
+        .iter()
+        .map(|endpoint| {
+            vec![
+                endpoint.pod.clone(),
+                endpoint.addresses.join(","),
+                endpoint
+                    .interface
+                    .clone()
+                    .unwrap_or_else(|| "none".to_owned()),
+                endpoint
+                    .generation
+                    .map_or_else(|| "-".to_owned(), |generation| generation.to_string()),
+                if endpoint.programmed { "yes" } else { "NO" }.to_owned(),
+                isolation(&endpoint.ingress),
+                isolation(&endpoint.egress),
+            ]
+        })
+        .collect();
+    columns(
+        &[
+            "POD",
+            "ADDRESSES",
+            "INTERFACE",
+            "GENERATION",
+            "PROGRAMMED",
+            "INGRESS",
+            "EGRESS",
+        ],
+        &rows,
+    )
+}
+
+/// `identities`.
+pub(super) fn identities(run_dir: &Path, format: Format) -> anyhow::Result<u8> {
+    let Response::Identities(identities) = client::ask(run_dir, &Request::Identities, PATIENCE)?
+    else {
+        bail!("the agent answered another question");
+    };
+    print(format, &identities, |identities: &Vec<Identity>| {
+        let rows: Vec<Vec<String>> = identities
+            .iter()
+            .map(|identity| vec![identity.identity.to_string(), identity.members.join(", ")])
+            .collect();
+        columns(&["IDENTITY", "MEMBERS"], &rows)
+    })?;
+    Ok(DONE)
+}
+
+/// `policies`.
+pub(super) fn policies(run_dir: &Path, format: Format) -> anyhow::Result<u8> {
+    let Response::Policies(policies) = client::ask(run_dir, &Request::Policies, PATIENCE)? else {
+        bail!("the agent answered another question");
+    };
+    print(format, &policies, |policies: &Vec<Policy>| {
+        let mut text = String::new();
+        for policy in policies {
+            let pods = if policy.pods.is_empty() {
+                "nobody (to be removed)".to_owned()
+            } else {
+                policy.pods.join(", ")
+            };
+            text.push_str(&format!("policy {}: {pods}\n", policy.policy));
+            for row in &policy.rows {
+                let who = match row.identity {
+                    0 => "every other peer".to_owned(),
+                    identity => format!("identity {identity}"),
+                };
+                for line in &row.says {
+                    text.push_str(&format!("  {who}: {line}\n"));
+                }
+            }
+        }
+        if text.is_empty() {
+            text.push_str("No pod of this node is isolated.\n");
+        }
+        text
+    })?;
+    Ok(DONE)
+}
