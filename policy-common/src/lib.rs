@@ -22,3 +22,5 @@ pub mod verdict;
 
 #[cfg(test)]
 extern crate std;
+#[cfg(test)]
+mod random;

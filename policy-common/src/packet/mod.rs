@@ -252,4 +252,4 @@ impl Packet {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -198,6 +198,10 @@ fn bisect<T: PolicyTables>(tables: &T, set: &PortSet, point: u32) -> (bool, Inte
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "sizes here are small by construction"
+)]
 mod tests {
     use std::collections::HashMap;
     use std::vec::Vec;
