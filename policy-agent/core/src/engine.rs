@@ -80,6 +80,8 @@ pub struct Engine {
     store: Store,
     pending: ChangeSet,
     state: State,
+    /// The state knows all that was in the store before what is pending.
+    loaded: bool,
 }
 
 impl Engine {
@@ -89,6 +91,7 @@ impl Engine {
             store: Store::new(),
             pending: ChangeSet::default(),
             state: State::new(node),
+            loaded: false,
         }
     }
 
@@ -112,6 +115,7 @@ impl Engine {
             // numbers are not used again.
             self.pending = ChangeSet::default();
             self.state.restart(node, &self.store);
+            self.loaded = true;
         }
     }
 
@@ -134,7 +138,12 @@ impl Engine {
     pub fn desired(&mut self) -> &DesiredState {
         if !self.pending.is_empty() {
             let changes = std::mem::take(&mut self.pending);
-            self.state.take(&self.store, &changes);
+            if self.loaded {
+                self.state.take(&self.store, &changes);
+            } else {
+                self.state.load(&self.store);
+                self.loaded = true;
+            }
         }
         self.state.settle(&self.store);
         self.state.desired()

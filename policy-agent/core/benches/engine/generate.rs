@@ -23,7 +23,6 @@ pub(crate) struct Size {
     pub(crate) namespaces: usize,
     pub(crate) pods: usize,
     pub(crate) policies: usize,
-    pub(crate) nodes: usize,
     pub(crate) namespace_values: usize,
 }
 
@@ -32,7 +31,6 @@ pub(crate) const SMALL: Size = Size {
     namespaces: 20,
     pods: 1_000,
     policies: 100,
-    nodes: 10,
     namespace_values: 10,
 };
 pub(crate) const MEDIUM: Size = Size {
@@ -40,7 +38,6 @@ pub(crate) const MEDIUM: Size = Size {
     namespaces: 200,
     pods: 10_000,
     policies: 1_000,
-    nodes: 100,
     namespace_values: 40,
 };
 pub(crate) const LARGE: Size = Size {
@@ -48,7 +45,6 @@ pub(crate) const LARGE: Size = Size {
     namespaces: 2_000,
     pods: 100_000,
     policies: 10_000,
-    nodes: 1_000,
     namespace_values: 200,
 };
 

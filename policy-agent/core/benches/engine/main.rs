@@ -46,36 +46,51 @@ fn key(pod: &Pod) -> PodRef {
     }
 }
 
-/// Percentiles of what `run` takes, which gets an event each time.
+/// Times of single events, by name.
 struct Events<'e> {
     engine: &'e mut Engine,
-    size: &'static str,
+    rows: Vec<(&'static str, Vec<Duration>, usize)>,
 }
 
 impl Events<'_> {
-    fn row(&mut self, name: &str, events: impl IntoIterator<Item = Vec<SourceEvent>>) {
+    /// Times each of these events.
+    fn row(&mut self, name: &'static str, events: impl IntoIterator<Item = SourceEvent>) {
         let events: Vec<_> = events.into_iter().collect();
-        let mut times = Vec::new();
-        let mut touched = 0;
-        for batch in events {
-            let start = Instant::now();
-            self.engine.apply(batch);
-            self.engine.desired();
-            times.push(start.elapsed());
-            let changes = self.engine.take_changes();
-            touched += changes.hosts.len() + changes.policies_added.len();
+        for event in events {
+            self.time(name, event);
         }
-        times.sort();
-        let at = |percent: usize| times[(times.len() - 1) * percent / 100];
-        println!(
-            "event/{name}/{:<8} p50 {:>9.1?}  p99 {:>9.1?}  max {:>9.1?}  ({} events, {:.1} hosts and policies each)",
-            self.size,
-            at(50),
-            at(99),
-            at(100),
-            times.len(),
-            share(touched, times.len()),
-        );
+    }
+
+    fn time(&mut self, name: &'static str, event: SourceEvent) {
+        let start = Instant::now();
+        self.engine.apply([event]);
+        self.engine.desired();
+        let time = start.elapsed();
+        let changes = self.engine.take_changes();
+        let touched = changes.hosts.len() + changes.policies_added.len();
+        match self.rows.iter_mut().find(|(known, ..)| *known == name) {
+            Some((_, times, sum)) => {
+                times.push(time);
+                *sum += touched;
+            }
+            None => self.rows.push((name, vec![time], touched)),
+        }
+    }
+
+    fn print(self, size: &str) {
+        for (name, mut times, touched) in self.rows {
+            times.sort();
+            let at = |percent: usize| times[(times.len() - 1) * percent / 100];
+            println!(
+                "event/{name:<22} {size:<7} p50 {:>9.1?}  p99 {:>9.1?}  max {:>9.1?}  \
+                 ({} events, {:.1} hosts and policies each)",
+                at(50),
+                at(99),
+                at(100),
+                times.len(),
+                share(touched, times.len()),
+            );
+        }
     }
 }
 
@@ -156,7 +171,7 @@ fn measure(size: Size) {
 fn events(engine: &mut Engine, generator: &mut Generator, pods: &[Pod], size: Size) {
     let mut rows = Events {
         engine,
-        size: size.name,
+        rows: Vec::new(),
     };
     let mut random = generator.random.clone();
     let mut some = |count: usize| -> Vec<&Pod> {
@@ -172,61 +187,48 @@ fn events(engine: &mut Engine, generator: &mut Generator, pods: &[Pod], size: Si
             ..pod.clone()
         }
     };
+    let delete = |pod: &Pod| SourceEvent::Delete(Key::Pod(key(pod)));
+    rows.row("pod-same", some(500).into_iter().map(apply));
+    let unused = some(1_000).into_iter();
     rows.row(
-        "pod-same",
-        some(500).into_iter().map(|pod| vec![apply(pod)]),
+        "pod-unused-label",
+        unused.map(|pod| apply(&relabel(pod, "unused", "x"))),
     );
-    let unused = some(1_000)
-        .into_iter()
-        .map(|pod| vec![apply(&relabel(pod, "unused", "x"))]);
-    rows.row("pod-unused-label", unused);
     let born: Vec<Pod> = (0..1_000).map(|_| generator.pod(1)).collect();
-    rows.row("pod-added", born.iter().map(|pod| vec![apply(pod)]));
-    let relabelled = born
-        .iter()
-        .map(|pod| vec![apply(&relabel(pod, "app", "app-1"))]);
+    rows.row("pod-added", born.iter().map(apply));
+    let relabelled = born.iter().map(|pod| apply(&relabel(pod, "app", "app-1")));
     rows.row("pod-relabelled", relabelled);
-    rows.row(
-        "pod-deleted",
-        born.iter()
-            .map(|pod| vec![SourceEvent::Delete(Key::Pod(key(pod)))]),
-    );
-    let local: Vec<Pod> = (0..200).map(|_| generator.pod(0)).collect();
-    rows.row("local-pod-added", local.iter().map(|pod| vec![apply(pod)]));
-    let gone = local
-        .iter()
-        .map(|pod| vec![SourceEvent::Delete(Key::Pod(key(pod)))]);
-    rows.row("local-pod-deleted", gone);
-    let anywhere: Vec<Policy> = (0..300)
-        .map(|i| generator.policy(size.policies + i))
-        .collect();
-    rows.row(
-        "policy-added",
-        anywhere.iter().map(|p| vec![apply_policy(p.clone())]),
-    );
-    let gone = |policy: &Policy| vec![SourceEvent::Delete(Key::Policy(policy.id.clone()))];
-    rows.row("policy-deleted", anywhere.iter().map(gone));
-    // Namespace 0 has most pods, also here.
-    let here: Vec<Policy> = (0..300)
-        .map(|i| generator.policy_in(size.policies + 1_000 + i, 0))
-        .collect();
-    rows.row(
-        "local-policy-added",
-        here.iter().map(|p| vec![apply_policy(p.clone())]),
-    );
-    let changed: Vec<Policy> = (0..300)
-        .map(|i| generator.policy_in(size.policies + 1_000 + i, 0))
-        .collect();
-    rows.row(
-        "local-policy-changed",
-        changed.iter().map(|p| vec![apply_policy(p.clone())]),
-    );
-    rows.row("local-policy-deleted", here.iter().map(gone));
-    let moved = (0..200).map(|i| {
-        let namespace = generator.namespace(i % size.namespaces, i + 1 + i / size.namespaces);
-        vec![SourceEvent::Apply(Object::Namespace(Arc::new(namespace)))]
-    });
-    rows.row("namespace-relabelled", moved.collect::<Vec<_>>());
+    rows.row("pod-deleted", born.iter().map(delete));
+    for _ in 0..300 {
+        let pod = generator.pod(0);
+        rows.time("local-pod-added", apply(&pod));
+        rows.time("local-pod-deleted", delete(&pod));
+    }
+    for i in 0..300 {
+        // Namespace 0 has most pods, also here.
+        let index = size.policies + i;
+        let policy = generator.policy(index);
+        rows.time("policy-added", apply_policy(policy.clone()));
+        rows.time(
+            "policy-deleted",
+            SourceEvent::Delete(Key::Policy(policy.id)),
+        );
+        let policy = generator.policy_in(index, 0);
+        rows.time("local-policy-added", apply_policy(policy.clone()));
+        let changed = generator.policy_in(index, 0);
+        rows.time("local-policy-changed", apply_policy(changed));
+        rows.time(
+            "local-policy-deleted",
+            SourceEvent::Delete(Key::Policy(policy.id)),
+        );
+    }
+    for i in 0..200 {
+        let value = i + 1 + i / size.namespaces;
+        let namespace = generator.namespace(i % size.namespaces, value);
+        let event = SourceEvent::Apply(Object::Namespace(Arc::new(namespace)));
+        rows.time("namespace-relabelled", event);
+    }
+    rows.print(size.name);
 }
 
 fn simulate(store: &Store, pods: &[Pod], size: Size) {

@@ -40,7 +40,8 @@ impl Default for Rules {
 }
 
 impl Rules {
-    fn with_bits(bits: u32) -> Self {
+    /// With ids of fewer bits, that collide; there must be more than things.
+    pub(crate) fn with_bits(bits: u32) -> Self {
         Self {
             entries: HashMap::new(),
             by_id: BTreeMap::new(),
@@ -115,6 +116,12 @@ impl Rules {
         let different = before != self.by_id;
         self.changed |= different;
         different
+    }
+
+    /// Whether some things share a hash now.
+    #[cfg(test)]
+    pub(crate) fn collide(&self) -> bool {
+        self.collided
     }
 
     /// Whether [`Self::by_id`] is different since this was last asked.

@@ -157,6 +157,7 @@ impl State {
             let owned = pod.addresses().filter(|a| store.owner(*a) == Some(key));
             self.dirty.addresses.extend(owned);
         }
+        self.dirty.addresses.extend(&self.node.addresses);
         self.dirty.all_addresses = true;
     }
 

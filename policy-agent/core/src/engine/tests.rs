@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use policy_common::abi::Direction;
 
 use super::*;
+use crate::compile::rules::Rules;
 use crate::desired::PortSetSpec;
 use crate::model::{IpBlock, Peer, Peers, Policy};
 use crate::resolve::atoms;
@@ -77,41 +78,62 @@ fn check_changes(before: &DesiredState, after: &DesiredState, changes: &Changes)
     }
 }
 
+/// From scratch, with rule ids of so many bits.
+fn scratch(store: &Store, node: &NodeContext, id_bits: u32) -> DesiredState {
+    let mut state = State::new(node.clone());
+    state.rules = Rules::with_bits(id_bits);
+    state.load(store);
+    state.settle(store);
+    state.into_desired().canonical()
+}
+
+/// Takes an engine through a random history, and compares it at every stop. How
+/// many policies it had in force at most, and how often ids collided.
+fn live_through(seed: u64, id_bits: u32) -> (usize, usize) {
+    let (mut policies, mut collisions) = (0, 0);
+    let mut random = Random::new(seed);
+    let mut engine = Engine::new(random_node(&mut random));
+    engine.state.rules = Rules::with_bits(id_bits);
+    let mut before = engine.desired().clone();
+    engine.take_changes();
+    for step in 0..100 {
+        let count = 1 + random.below(3);
+        let events: Vec<_> = (0..count).map(|_| random_event(&mut random)).collect();
+        engine.apply(events);
+        if random.chance(4) {
+            let mut node = random_node(&mut random);
+            if id_bits < 30 {
+                // Another node starts with ids of the usual size.
+                node.name = engine.node().name.clone();
+            }
+            engine.set_node(node);
+        }
+        if random.chance(30) {
+            continue;
+        }
+        let changes = engine.take_changes();
+        let after = engine.desired().clone();
+        check_changes(&before, &after, &changes);
+        let expected = scratch(engine.store(), engine.node(), id_bits);
+        assert_eq!(after.canonical(), expected, "seed {seed}, step {step}");
+        assert!(!engine.is_pending() && engine.take_changes().is_empty());
+        policies = policies.max(after.policies.len());
+        collisions += usize::from(engine.state.rules.collide());
+        before = after;
+    }
+    (policies, collisions)
+}
+
 #[test]
 fn any_history_gives_the_state_that_its_objects_give_from_scratch() {
-    let mut richest = 0;
-    for seed in 0..60 {
-        let mut random = Random::new(seed);
-        let mut engine = Engine::new(random_node(&mut random));
-        let mut before = engine.desired().clone();
-        engine.take_changes();
-        for step in 0..120 {
-            let count = 1 + random.below(3);
-            engine.apply(
-                (0..count)
-                    .map(|_| random_event(&mut random))
-                    .collect::<Vec<_>>(),
-            );
-            if random.chance(4) {
-                engine.set_node(random_node(&mut random));
-            }
-            if random.chance(30) {
-                continue;
-            }
-            let changes = engine.take_changes();
-            let after = engine.desired().clone();
-            check_changes(&before, &after, &changes);
-            let scratch = build(engine.store(), engine.node()).canonical();
-            assert_eq!(after.canonical(), scratch, "seed {seed}, step {step}");
-            assert!(!engine.is_pending() && engine.take_changes().is_empty());
-            richest = richest.max(after.policies.len());
-            before = after;
-        }
-    }
-    assert!(
-        richest > 8,
-        "the clusters are too plain to show anything: {richest}"
-    );
+    let richest = (0..30).map(|seed| live_through(seed, 30).0).max();
+    assert!(richest > Some(8), "too plain to show anything: {richest:?}");
+}
+
+#[test]
+fn rule_ids_that_collide_are_a_function_of_the_objects_too() {
+    let collisions: usize = (400..412).map(|seed| live_through(seed, 8).1).sum();
+    assert!(collisions > 100, "too few to show anything: {collisions}");
 }
 
 #[test]
