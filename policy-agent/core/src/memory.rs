@@ -41,6 +41,8 @@ pub struct MemoryDatapath {
     extents: Vec<Interval>,
     hosts: HashMap<IpAddr, HostRow>,
     prefixes: HashMap<IpNet, Identity>,
+    /// Prefixes of each family and length: others are not looked for.
+    lengths: BTreeMap<(bool, u8), usize>,
     endpoints: BTreeMap<u32, Endpoint>,
     interfaces: BTreeMap<u32, u32>,
     attached: BTreeSet<u32>,
@@ -87,7 +89,9 @@ impl MemoryDatapath {
                 self.hosts.insert(*address, HostRow { identity, node });
             }
             Op::Prefix { prefix, identity } => {
-                self.prefixes.insert(*prefix, *identity);
+                if self.prefixes.insert(*prefix, *identity).is_none() {
+                    *self.lengths.entry(length(prefix)).or_default() += 1;
+                }
             }
             Op::Endpoint { slot, value } => {
                 self.count(PolicyWord(value.word));
@@ -115,7 +119,10 @@ impl MemoryDatapath {
                 self.hosts.remove(address);
             }
             Op::DeletePrefix { prefix } => {
-                self.prefixes.remove(prefix);
+                if self.prefixes.remove(prefix).is_some() {
+                    let count = self.lengths.entry(length(prefix)).or_default();
+                    *count = count.saturating_sub(1);
+                }
             }
             Op::Detach { ifindex } => {
                 self.attached.remove(ifindex);
@@ -176,13 +183,15 @@ impl MemoryDatapath {
             let (identity, node) = (row.identity, row.node);
             return Peer { identity, node };
         }
-        let length = if address.is_ipv4() { 32 } else { 128 };
-        let around = (0..=length).rev().filter_map(|length| {
-            let prefix = IpNet::new(address, length).ok()?;
+        let v6 = address.is_ipv6();
+        let lengths = self.lengths.range((v6, 0)..=(v6, 128)).rev();
+        let mut lengths = lengths.filter(|(_, count)| **count > 0);
+        let around = lengths.find_map(|((_, length), _)| {
+            let prefix = IpNet::new(address, *length).ok()?;
             self.prefixes.get(&prefix.trunc()).copied()
         });
         Peer {
-            identity: around.into_iter().next().unwrap_or(identity::OTHER),
+            identity: around.unwrap_or(identity::OTHER),
             node: false,
         }
     }
@@ -210,6 +219,11 @@ impl MemoryDatapath {
     fn slot(&mut self, slot: u32) -> &mut Endpoint {
         self.endpoints.entry(slot).or_insert(Endpoint::EMPTY)
     }
+}
+
+/// Family and length.
+fn length(prefix: &IpNet) -> (bool, u8) {
+    (prefix.addr().is_ipv6(), prefix.prefix_len())
 }
 
 impl PolicyTables for MemoryDatapath {

@@ -13,7 +13,7 @@ use super::numbers::{self, Given};
 use super::regions::{Place, Prefixes, Region};
 use super::room::{DENY_ALL, Room};
 use super::scheme::{Admitted, Facts, Pair, Scheme, Way};
-use super::seats::{self, Seats};
+use super::seats::Seats;
 use crate::ops::Op;
 
 /// A plan, and what it gives to each endpoint.
@@ -57,6 +57,7 @@ pub(super) fn draft(
         narrowed: BTreeSet::new(),
         finals: Vec::with_capacity(facts.regions.len()),
     };
+    writer.shut(all);
     writer.ops.append(&mut room.extents);
     writer.ops.append(&mut room.port_sets);
     writer.ops.append(&mut room.row_ops);
@@ -108,6 +109,23 @@ impl Writer<'_> {
         let numbers = stale.flat_map(|given| given.policies);
         let numbers = numbers.filter(|number| *number != 0 && *number != DENY_ALL);
         numbers.map(u32::from).collect()
+    }
+
+    /// Interfaces of pods for which there is no slot, before anything changes for
+    /// the word that they may have had: where something isolates the pod, the
+    /// programs stay and lead nowhere, so that only the node's own traffic passes.
+    fn shut(&mut self, all: &Seats<'_>) {
+        let mirror = self.facts.mirror;
+        for (ifindex, isolated) in all.standing.iter().copied() {
+            match (isolated, mirror.attached.contains(&ifindex)) {
+                (true, false) => self.ops.push(Op::Attach { ifindex }),
+                (false, true) => self.ops.push(Op::Detach { ifindex }),
+                _ => {}
+            }
+            if mirror.interfaces.contains_key(&ifindex) {
+                self.ops.push(Op::DeleteInterface { ifindex });
+            }
+        }
     }
 
     /// Gives addresses and prefixes the identities that the scheme says.
@@ -208,12 +226,6 @@ impl Writer<'_> {
             }
             if !mirror.attached.contains(&ifindex) {
                 self.ops.push(Op::Attach { ifindex });
-            }
-        }
-        for (ifindex, isolated) in &all.standing {
-            // No slot: the programs let the node's own traffic pass, no other.
-            if *isolated && !mirror.attached.contains(ifindex) {
-                self.ops.push(Op::Attach { ifindex: *ifindex });
             }
         }
         self.ops.append(&mut words);
@@ -348,12 +360,6 @@ impl Writer<'_> {
         let (facts, mirror) = (self.facts, self.facts.mirror);
         let mut live: HashSet<u32> = HashSet::from([u32::from(DENY_ALL)]);
         live.extend(given.iter().flat_map(|g| g.policies).map(u32::from));
-        let seated: HashSet<u32> = all.seats.iter().map(|seat| seat.slot).collect();
-        for (slot, endpoint) in &mirror.endpoints {
-            if !seated.contains(slot) && !all.gone.contains(slot) {
-                live.extend(seats::numbers(endpoint.word).map(u32::from));
-            }
-        }
         let mut named: HashSet<Identity> = self.finals.iter().flatten().copied().collect();
         named.insert(identity::OTHER);
         let says = |key: &PolicyKey| match room.written.get(key) {

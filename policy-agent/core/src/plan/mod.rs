@@ -156,3 +156,6 @@ impl Planner {
         capacity::plan(&self.mirror, self.limits, desired, seats)
     }
 }
+
+#[cfg(test)]
+mod tests;

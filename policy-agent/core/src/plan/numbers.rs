@@ -189,8 +189,13 @@ impl Numbers<'_> {
             }
             for (identity, class) in &self.scheme.claims {
                 let want = facts.wanted.answer(*wanted, *class);
-                let new = fresh || self.scheme.origin.contains_key(identity);
-                if new && *identity != identity::OTHER && want != default {
+                let new = if fresh {
+                    want != default
+                } else {
+                    self.scheme.origin.contains_key(identity)
+                        && facts.kernel.answer(*number, *identity) != Some(want)
+                };
+                if new && *identity != identity::OTHER {
                     room.row(policy, *identity, Some(want), contents)?;
                 }
             }

@@ -69,6 +69,19 @@ impl Facts<'_> {
         a == b || self.live.iter().all(|p| answer(p, a) == answer(p, b))
     }
 
+    /// An identity of no address that has the rows of a class: the class's, if
+    /// its addresses were lost.
+    fn idle(&self, class: ClassId, claims: &BTreeMap<Identity, ClassId>) -> Option<Identity> {
+        let named: BTreeSet<Identity> = self.pairs.keys().map(|pair| pair.0).collect();
+        let spare = |i: &Identity| !named.contains(i) && !claims.contains_key(i);
+        let rows = self.mirror.rows.keys().map(|key| key.identity);
+        let idle: BTreeSet<Identity> = rows.filter(spare).collect();
+        idle.into_iter().find(|identity| {
+            let mut standing = self.standing.iter();
+            standing.all(|(policy, wanted)| self.agrees(*policy, *wanted, (*identity, class)))
+        })
+    }
+
     /// Whether every endpoint keeps its slot and its isolation.
     fn is_steady(&self) -> bool {
         self.barred.is_empty()
@@ -110,7 +123,7 @@ pub(super) struct Scheme {
     pub(super) canon: BTreeMap<ClassId, Identity>,
     /// Where a pair's addresses are pointed before any word changes.
     pub(super) target: BTreeMap<Pair, Identity>,
-    /// New identities, with the one whose answers they repeat under policies
+    /// New identities, and those used again, with the one whose answers they repeat under policies
     /// that are in force.
     pub(super) origin: BTreeMap<Identity, Identity>,
     /// Rows that are mended: policy, identity, content.
@@ -271,10 +284,13 @@ impl Scheme {
             let identity = match self.canon.get(&pair.1) {
                 Some(identity) => *identity,
                 None => {
-                    let identity = room.identity();
+                    let (identity, origin) = match facts.idle(pair.1, &self.claims) {
+                        Some(idle) => (idle, idle),
+                        None => (room.identity(), identity::OTHER),
+                    };
                     self.canon.insert(pair.1, identity);
                     self.claims.insert(identity, pair.1);
-                    self.origin.insert(identity, identity::OTHER);
+                    self.origin.insert(identity, origin);
                     identity
                 }
             };

@@ -118,8 +118,6 @@ pub(super) fn seats<'a>(
                 None => {
                     let isolated = spec.ingress.is_some() || spec.egress.is_some();
                     all.standing.push((ifindex, isolated));
-                    // What it had, if anything, goes on.
-                    all.gone.retain(|slot| Some(*slot) != leads);
                     all.problems.push(problem(pod, no_slot(isolated)));
                     continue;
                 }

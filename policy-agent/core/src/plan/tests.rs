@@ -1,0 +1,7 @@
+//! Plans, carried out operation by operation in memory.
+
+mod drift;
+mod full;
+mod random;
+mod steps;
+mod world;
