@@ -1,1 +1,16 @@
-//! Cases follow.
+//! Policy and records together, packet by packet: who passes, who does not, and
+//! what is remembered.
+//!
+//! - [`world`]: one pod, its peers, its policies as data, and tables in memory.
+//! - [`replies`]: what a connection lets through, and what it never does.
+//! - [`revocation`]: what a change cuts, what it spares, and no revival.
+//! - [`exemptions`]: the node, the pod itself, the emergency switch, fragments.
+//! - [`records`]: where records are, when they end, and what may be cached.
+//! - [`model`]: random histories against a model written from the text.
+
+mod exemptions;
+mod model;
+mod records;
+mod replies;
+mod revocation;
+mod world;
