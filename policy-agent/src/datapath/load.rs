@@ -168,6 +168,9 @@ fn load(pins: &Pins, object: &[u8]) -> Result<(Maps, Programs), DatapathError> {
     }
     let mut ebpf = loader.load(object).map_err(Box::new)?;
     let mut fds = BTreeMap::new();
+    // The programs' instructions name maps by the numbers of these descriptors:
+    // they must stay open until the kernel has the programs.
+    let mut taken = Vec::with_capacity(ALL.len());
     for (spec, (_, path)) in ALL.iter().zip(&paths) {
         let map = ebpf.take_map(spec.name).ok_or(DatapathError::Object {
             what: "map",
@@ -182,8 +185,10 @@ fn load(pins: &Pins, object: &[u8]) -> Result<(Maps, Programs), DatapathError> {
         // Of a map that was just made this compares the object with the table.
         pin::check_layout(fd.as_fd(), spec, path)?;
         fds.insert(spec.name, fd);
+        taken.push(map);
     }
     let programs = load_programs(ebpf)?;
+    drop(taken);
     Ok((Maps::from_fds(fds).map_err(PinError::Map)?, programs))
 }
 

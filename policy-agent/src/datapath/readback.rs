@@ -50,10 +50,11 @@ impl Maps {
             mirror.rows.insert(key, entry.port_set);
         }
         for (id, set) in self.port_sets.entries()? {
-            // An all-zero set is what an array's element is before it is
-            // written, and also "deny, by no rule": there if a row names it.
-            let empty = set.count == 0 && set.default_rule == 0 && set.default_action == 0;
-            if !empty || (id != 0 && mirror.rows.values().any(|named| *named == id)) {
+            // What an array's element is before it is written.
+            let zero = set.count == 0
+                && set.extent == 0
+                && (set.default_rule, set.default_action) == (0, 0);
+            if !zero {
                 mirror.port_sets.insert(id, self.stored(&set)?);
             }
         }

@@ -1,0 +1,130 @@
+//! Nothing of ours is left, and everything of others' is.
+
+use std::{fs, path::PathBuf};
+
+use policy_agent::datapath::{
+    Hook,
+    cleanup::{Left, Object, cleanup, exists},
+};
+use policy_common::abi::maps::ALL;
+
+use crate::bed::{Bed, apply, id, ip, on_bed, run};
+
+/// Everything that is pinned: maps, links, and their programs.
+fn objects(bed: &Bed) -> Vec<Object> {
+    let pins = policy_agent::datapath::Pins::new(&bed.bpffs);
+    let maps = ALL
+        .iter()
+        .map(|spec| Object::Map(id("map", &pins.map(spec.name))));
+    let mut objects: Vec<_> = maps.collect();
+    for (_, _, path) in pins.all_links().unwrap() {
+        objects.push(Object::Link(id("link", &path)));
+        let text = run(
+            "bpftool",
+            &format!("-j link show pinned {}", path.display()),
+        );
+        let (_, rest) = text.split_once("\"prog_id\":").unwrap();
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        objects.push(Object::Program(digits.parse().unwrap()));
+    }
+    objects
+}
+
+#[test]
+fn nothing_is_left() {
+    on_bed(|bed| {
+        let datapath = bed.open();
+        apply(&datapath, &bed.pod());
+        datapath.attach(bed.ifindex).unwrap();
+        datapath.attach_prefilter("p0").unwrap();
+        drop(datapath);
+        let objects = objects(bed);
+        assert_eq!(objects.len(), ALL.len() + 6);
+        assert!(objects.iter().all(|object| exists(*object)));
+
+        let done = cleanup(&bed.bpffs).unwrap();
+        assert_eq!(done.left, []);
+        assert_eq!(done.gone.len(), objects.len());
+        assert!(!objects.iter().any(|object| exists(*object)));
+        assert_eq!(fs::read_dir(&bed.bpffs).unwrap().count(), 0);
+
+        let again = cleanup(&bed.bpffs).unwrap();
+        assert_eq!((again.pins, again.left), (Vec::<PathBuf>::new(), vec![]));
+    });
+}
+
+#[test]
+fn filters_are_taken_off_too() {
+    on_bed(|bed| {
+        let datapath = bed.open_clsact();
+        datapath.attach(bed.ifindex).unwrap();
+        drop(datapath);
+        let done = cleanup(&bed.bpffs).unwrap();
+        assert_eq!(done.left, []);
+        assert_eq!(run("tc", "filter show dev h0 ingress"), "");
+        assert_eq!(run("tc", "filter show dev h0 egress"), "");
+        assert_eq!(fs::read_dir(&bed.bpffs).unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn links_of_interfaces_that_are_gone_are_removed() {
+    on_bed(|bed| {
+        let datapath = bed.open();
+        datapath.attach(bed.ifindex).unwrap();
+        drop(datapath);
+        ip("link del h0");
+        let done = cleanup(&bed.bpffs).unwrap();
+        assert_eq!(done.left, []);
+    });
+}
+
+#[test]
+fn what_a_process_holds_is_listed_with_the_process() {
+    on_bed(|bed| {
+        let datapath = bed.open();
+        datapath.attach(bed.ifindex).unwrap();
+        let done = cleanup(&bed.bpffs).unwrap();
+        let held: Vec<_> = done
+            .left
+            .iter()
+            .filter_map(|left| match left {
+                Left::Object { object, held_by } => Some((object, held_by)),
+                Left::Path { .. } => None,
+            })
+            .collect();
+        assert_eq!(held.len(), done.left.len(), "{:?}", done.left);
+        assert!(held.iter().any(|(object, by)| {
+            matches!(object, Object::Program(_)) && by.contains(&std::process::id())
+        }));
+        let on_interface = run("bpftool", "net show dev h0");
+        assert!(!on_interface.contains("from_pod"), "{on_interface}");
+    });
+}
+
+#[test]
+fn other_agents_and_other_versions_are_told_apart() {
+    on_bed(|bed| {
+        let other = bed.bpffs.join("elsewhere");
+        fs::create_dir(&other).unwrap();
+        let other = Bed {
+            bpffs: other,
+            ifindex: bed.ifindex,
+        };
+        let theirs = other.open();
+        theirs.attach(bed.ifindex).unwrap();
+        let mine = bed.open();
+        mine.attach(bed.ifindex).unwrap();
+        // As another version would have left it.
+        let pins = mine.pins().clone();
+        fs::rename(pins.version(), pins.root().join("v0")).unwrap();
+        drop(mine);
+        let done = cleanup(&bed.bpffs).unwrap();
+        assert_eq!(done.left, []);
+        assert!(!pins.root().exists());
+        assert_eq!(theirs.attached().unwrap().len(), 1);
+        assert!(theirs.pins().link(bed.ifindex, Hook::From).exists());
+        drop(theirs);
+        assert_eq!(cleanup(&other.bpffs).unwrap().left, []);
+    });
+}

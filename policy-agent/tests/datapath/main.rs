@@ -1,0 +1,18 @@
+//! The datapath on a real kernel: each test has a network namespace and a BPF
+//! file system of its own, and shares nothing with the others.
+//!
+//! Needs root, iproute2 and bpftool.
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests fail the test that calls them"
+)]
+
+mod adopt;
+mod apply;
+mod attach;
+mod bed;
+mod cleanup;
+mod observe;
+mod pins;
+mod prefilter;
+mod verdict;

@@ -1,0 +1,157 @@
+//! Events, counters, connection records, occupancy, preflight.
+
+use std::time::Duration;
+
+use policy_agent::{
+    datapath::{
+        apply::monotonic_ns,
+        events::Events,
+        preflight::{self, Status},
+    },
+    object,
+};
+use policy_common::{
+    abi::{
+        Direction,
+        event::{DropReason, VerdictEvent},
+        maps, stats,
+    },
+    conntrack::TCP_ESTABLISHED_NS,
+};
+use policy_core::ops::Op;
+
+use crate::bed::{ACK, FRIEND, NUMBER, POD, SLOT, STRANGER, SYN, apply, on_bed, tcp};
+
+#[test]
+fn denied_packet_is_reported_and_counted_and_an_allowed_one_is_only_counted() {
+    on_bed(|bed| {
+        let datapath = bed.open();
+        apply(&datapath, &bed.pod());
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let events: Vec<VerdictEvent> = runtime.block_on(async {
+            let mut events = Events::open(datapath.pins()).unwrap();
+            assert!(events.drain().is_empty());
+            for (peer, port) in [(FRIEND, 80), (STRANGER, 81)] {
+                let packet = tcp((peer, 1000), (POD, port), SYN);
+                datapath.test_run(&packet, bed.arriving(), 1).unwrap();
+            }
+            let wait = Duration::from_secs(10);
+            let read = tokio::time::timeout(wait, events.next()).await;
+            read.expect("an event").unwrap()
+        });
+        let [event] = events[..] else {
+            panic!("{events:?}");
+        };
+        assert_eq!(event.reason, DropReason::Policy as u8);
+        assert_eq!(event.endpoint, NUMBER);
+        assert_eq!((event.src_port, event.dst_port), (1000, 81));
+        assert_eq!(event.src[12..], STRANGER.octets());
+
+        let counters = datapath.maps().counters().unwrap();
+        assert_eq!(counters.dropped(Direction::Ingress, DropReason::Policy), 1);
+        assert_eq!(counters.get(Direction::Ingress, stats::PASSED), 1);
+        assert_eq!(counters.get(Direction::Egress, stats::PASSED), 0);
+        let named = counters.named();
+        assert!(
+            named.contains(&(Direction::Ingress, "policy", 1)),
+            "{named:?}"
+        );
+    });
+}
+
+/// A connection of the pod to the friend, with its whole handshake.
+fn connect(datapath: &policy_agent::datapath::Datapath, bed: &crate::bed::Bed, port: u16) {
+    let pod = (POD, port);
+    let friend = (FRIEND, 80);
+    let passes = |packet: &[u8], at| datapath.test_run(packet, at, 1).unwrap().passes;
+    assert!(passes(&tcp(pod, friend, SYN), bed.leaving()));
+    assert!(passes(&tcp(friend, pod, SYN | ACK), bed.arriving()));
+    assert!(passes(&tcp(pod, friend, ACK), bed.leaving()));
+}
+
+#[test]
+fn sweeper_removes_what_has_ended_and_keeps_the_books() {
+    on_bed(|bed| {
+        let datapath = bed.open();
+        let maps = datapath.maps();
+        apply(&datapath, &bed.pod());
+        for port in 4_000..4_003 {
+            connect(&datapath, bed, port);
+        }
+        assert_eq!(maps.ct_count(SLOT).unwrap().created, 3);
+        let swept = maps.sweep().unwrap();
+        assert_eq!((swept.left[0], swept.removed), (3, 0));
+        assert_eq!(maps.ct_count(SLOT).unwrap().removed, 0);
+
+        let late = monotonic_ns() + TCP_ESTABLISHED_NS + 1_000_000_000;
+        let swept = maps.sweep_at(late).unwrap();
+        assert_eq!(swept.left, [0, 0, 0]);
+        let books = maps.ct_count(SLOT).unwrap();
+        assert_eq!((books.created, books.removed), (3, 3));
+        assert_eq!(swept.corrected, 0);
+    });
+}
+
+#[test]
+fn sweeper_removes_records_of_endpoints_that_are_gone() {
+    on_bed(|bed| {
+        let datapath = bed.open();
+        let maps = datapath.maps();
+        apply(&datapath, &bed.pod());
+        connect(&datapath, bed, 4_000);
+        apply(&datapath, &[Op::DeleteEndpoint { slot: SLOT }]);
+        let swept = maps.sweep().unwrap();
+        assert_eq!(swept.left, [0, 0, 0]);
+        assert!(swept.removed >= 1);
+        assert_eq!(maps.ct_count(SLOT).unwrap().removed, 1);
+    });
+}
+
+#[test]
+fn occupancy_counts_what_is_in_use() {
+    on_bed(|bed| {
+        let datapath = bed.open();
+        apply(&datapath, &bed.pod());
+        let occupancy = datapath.maps().occupancy().unwrap();
+        assert_eq!(occupancy.len(), maps::ALL.len());
+        let used = |name| occupancy.iter().find(|o| o.spec.name == name).unwrap().used;
+        assert_eq!(used(maps::POLICY), Some(2));
+        assert_eq!(used(maps::PORT_SETS), Some(2));
+        assert_eq!(used(maps::ENDPOINTS), Some(1));
+        assert_eq!(used(maps::IFINDEX), Some(1));
+        assert_eq!(used(maps::ID6), Some(0));
+        assert_eq!(used(maps::EVENTS), None);
+    });
+}
+
+#[test]
+fn preflight_finds_this_node_able_and_measures_the_programs() {
+    on_bed(|bed| {
+        let report = preflight::preflight(&bed.bpffs, object::bytes().unwrap());
+        let failed: Vec<_> = report
+            .checks
+            .iter()
+            .filter(|check| check.status == Status::Failed)
+            .collect();
+        assert!(failed.is_empty(), "{failed:?}");
+        let names: Vec<_> = report.programs.iter().map(|p| p.name).collect();
+        assert_eq!(names, ["from_pod", "to_pod", "prefilter"]);
+        for program in &report.programs {
+            assert!(program.verified_instructions > 0, "{program:?}");
+            assert!(program.translated_bytes > 0, "{program:?}");
+        }
+        assert!(
+            !policy_agent::datapath::Pins::new(&bed.bpffs)
+                .root()
+                .exists()
+        );
+    });
+}
+
+#[test]
+fn grace_period_can_be_waited_for() {
+    on_bed(|_| policy_agent::datapath::grace().unwrap());
+}
