@@ -1,5 +1,6 @@
 //! The project's own test bed; each module says what it is for and what it may rely on.
 
+pub mod bench;
 pub mod generate;
 pub mod lab;
 pub mod reference;

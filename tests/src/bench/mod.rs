@@ -1,0 +1,67 @@
+//! Benchmarks of the packet programs and of the control plane, against the design's targets.
+//!
+//! Packets are tried with `BPF_PROG_TEST_RUN`, in programs and maps of this process alone. A
+//! target that is missed is said, and is no error; a wrong verdict is.
+
+mod cases;
+mod kernel;
+mod layout;
+mod packet;
+mod packets;
+mod report;
+mod world;
+
+use anyhow::Result;
+use serde_json::json;
+
+use packets::Effort;
+
+/// What to measure, and how to tell.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Less of everything: for a first look, and while the machine is busy.
+    pub quick: bool,
+    /// One JSON document instead of tables.
+    pub json: bool,
+    /// Only rows with this in their names.
+    pub filter: String,
+    /// Leave the packet programs out.
+    pub no_packets: bool,
+    /// Leave the control plane out.
+    pub no_control: bool,
+}
+
+/// Measures and prints.
+pub fn run(options: &Options) -> Result<()> {
+    let effort = if options.quick {
+        Effort {
+            rounds: 5,
+            packets: 20_000,
+        }
+    } else {
+        Effort {
+            rounds: 15,
+            packets: 200_000,
+        }
+    };
+    let say = |line: String| {
+        if !options.json {
+            println!("{line}");
+        }
+    };
+    let mut document = json!({});
+    if !options.no_packets {
+        say(report::header());
+        let packets = packets::measure(effort, &options.filter, |row| say(report::line(row)))?;
+        say(String::new());
+        for size in &packets.sizes {
+            say(report::size(size));
+        }
+        document["packets"] = serde_json::to_value(&packets.rows)?;
+        document["programs"] = serde_json::to_value(&packets.sizes)?;
+    }
+    if options.json {
+        println!("{document:#}");
+    }
+    Ok(())
+}
