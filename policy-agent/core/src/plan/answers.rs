@@ -42,6 +42,12 @@ impl Kernel {
         self.policies.keys().copied()
     }
 
+    /// Every policy number with its rows, sorted.
+    pub(super) fn rows(&self) -> impl Iterator<Item = (u32, &[(Identity, Answer)])> {
+        let policies = self.policies.iter();
+        policies.map(|(policy, rows)| (*policy, rows.as_slice()))
+    }
+
     /// What a policy number says to an identity.
     pub(super) fn answer(&self, policy: u32, identity: Identity) -> Answer {
         let rows = self.policies.get(&policy)?;

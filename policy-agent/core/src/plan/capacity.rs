@@ -189,6 +189,11 @@ impl Trimmed {
 
 /// Leaves out what has no room beside what is there; `None`: everything has.
 fn trim(mirror: &Mirror, limits: Limits, desired: &DesiredState) -> Option<Trimmed> {
+    if mirror.hosts.len() + desired.hosts.len() <= limits.hosts
+        && mirror.prefixes.len() + desired.prefixes.len() <= limits.prefixes
+    {
+        return None;
+    }
     let (hosts, mut full) = excess(
         (mirror.hosts.keys(), desired.hosts.keys()),
         |address: &IpAddr| address.is_ipv6(),

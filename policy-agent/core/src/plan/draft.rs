@@ -357,34 +357,39 @@ impl Writer<'_> {
 
     /// Frees what nothing names any more, a grace period later.
     fn free(&mut self, all: &Seats<'_>, given: &[Given], room: &Room<'_>) {
-        let (facts, mirror) = (self.facts, self.facts.mirror);
+        let facts = self.facts;
         let mut live: HashSet<u32> = HashSet::from([u32::from(DENY_ALL)]);
         live.extend(given.iter().flat_map(|g| g.policies).map(u32::from));
         let mut named: HashSet<Identity> = self.finals.iter().flatten().copied().collect();
         named.insert(identity::OTHER);
-        let says = |key: &PolicyKey| match room.written.get(key) {
-            Some(answer) => Some(*answer),
-            None => facts.kernel.row(key.policy, key.identity),
+        let said = |key: PolicyKey, old: Option<Answer>| -> Option<Answer> {
+            room.written.get(&key).copied().or(old)
         };
-        let dead = |key: &PolicyKey| {
-            let other = PolicyKey {
-                identity: identity::OTHER,
-                ..*key
-            };
-            let spare = key.identity != identity::OTHER;
-            !live.contains(&key.policy)
-                || !named.contains(&key.identity)
-                || (spare && says(key).is_some() && says(key) == says(&other))
+        let dead = |policy: u32, identity: Identity, answer: Answer, default: Option<Answer>| {
+            let spare = identity != identity::OTHER && Some(answer) == default;
+            spare || !live.contains(&policy) || !named.contains(&identity)
         };
-        let new = room.written.keys();
-        let new = new.filter(|key| !mirror.rows.contains_key(key));
-        let rows: BTreeSet<PolicyKey> = mirror
-            .rows
-            .keys()
-            .chain(new)
-            .copied()
-            .filter(dead)
-            .collect();
+        let default = |policy: u32| {
+            let identity = identity::OTHER;
+            let old = facts.kernel.row(policy, identity);
+            said(PolicyKey { policy, identity }, old)
+        };
+        let mut rows: BTreeSet<PolicyKey> = BTreeSet::new();
+        for (policy, old) in facts.kernel.rows() {
+            let default = default(policy);
+            for (identity, answer) in old.iter().copied() {
+                let key = PolicyKey { policy, identity };
+                let answer = said(key, Some(answer)).flatten();
+                if dead(policy, identity, answer, default) {
+                    rows.insert(key);
+                }
+            }
+        }
+        for (key, answer) in &room.written {
+            if dead(key.policy, key.identity, *answer, default(key.policy)) {
+                rows.insert(*key);
+            }
+        }
         if room.replaced || !rows.is_empty() || !all.gone.is_empty() {
             self.ops.push(Op::Grace);
         }

@@ -3,7 +3,7 @@
 //! Everything that is in the kernel when a plan begins stays taken until it
 //! ends: nothing that a plan frees is used again within it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use policy_common::abi::identity::{self, Identity};
 use policy_common::abi::maps;
@@ -24,7 +24,7 @@ pub(super) struct Room<'a> {
     limits: Limits,
     mirror: &'a Mirror,
     /// Port sets that a row names, or will.
-    sets: BTreeSet<u32>,
+    sets: HashSet<u32>,
     next_set: u32,
     /// Where a content is already.
     places: HashMap<Content, u32>,
@@ -34,7 +34,7 @@ pub(super) struct Room<'a> {
     runs: BTreeMap<u32, u32>,
     policies: BTreeSet<u32>,
     next_policy: u32,
-    identities: BTreeSet<Identity>,
+    identities: HashSet<Identity>,
     next_identity: Identity,
     rows: usize,
     /// Extents, port sets, rows: in the order in which they must be written.
@@ -49,7 +49,7 @@ pub(super) struct Room<'a> {
 
 impl<'a> Room<'a> {
     pub(super) fn new(mirror: &'a Mirror, limits: Limits, contents: &mut Contents) -> Self {
-        let sets: BTreeSet<u32> = mirror.rows.values().copied().filter(|s| *s != 0).collect();
+        let sets: HashSet<u32> = mirror.rows.values().copied().filter(|s| *s != 0).collect();
         let mut room = Self {
             limits,
             mirror,
@@ -59,7 +59,7 @@ impl<'a> Room<'a> {
             runs: BTreeMap::new(),
             policies: BTreeSet::from([u32::from(DENY_ALL)]),
             next_policy: 1,
-            identities: BTreeSet::from([identity::OTHER, identity::UNRESOLVED]),
+            identities: HashSet::from([identity::OTHER, identity::UNRESOLVED]),
             next_identity: 1,
             rows: mirror.rows.len(),
             extents: Vec::new(),
@@ -69,8 +69,12 @@ impl<'a> Room<'a> {
             replaced: false,
             sets,
         };
+        let mut last = 0;
         for key in mirror.rows.keys() {
-            room.policies.insert(key.policy);
+            if key.policy != last {
+                room.policies.insert(key.policy);
+                last = key.policy;
+            }
             room.identities.insert(key.identity);
         }
         for endpoint in mirror.endpoints.values() {
@@ -81,10 +85,12 @@ impl<'a> Room<'a> {
         let hosts = mirror.hosts.values().map(|row| row.identity);
         room.identities
             .extend(hosts.chain(mirror.prefixes.values().copied()));
-        for set in &room.sets {
-            if !mirror.port_sets.contains_key(set) {
-                room.places.entry(ZERO).or_insert(*set);
-            }
+        let zero = room
+            .sets
+            .iter()
+            .filter(|set| !mirror.port_sets.contains_key(set));
+        if let Some(zero) = zero.min() {
+            room.places.insert(ZERO, *zero);
         }
         for (id, set) in &mirror.port_sets {
             let content = contents.number_of(PortSetSpec {
