@@ -229,9 +229,10 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
     } else {
         Direction::Ingress
     };
-    // The opener's direction was judged under the word in force, or needs not be.
+    // The opener's direction was judged under the word in force, or needs not be:
+    // nothing isolates it (nor anything while enforcement is off).
     let agreed = word.policy(opener) == PolicyWord::NOT_ISOLATED
-        || (entry.generation == current && !scene.off)
+        || entry.generation == current
         || entry.flags & CT_FROM_NODE != 0;
 
     // Which direction answers for this packet: the opener's for TCP that has a

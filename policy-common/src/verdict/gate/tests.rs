@@ -243,6 +243,9 @@ fn dhcp_passes_within_the_link_only() {
     // To a server by its own address, it is traffic like any other.
     assert_eq!(from(&endpoint(), &ip4(POD4, SRC4, &ask4)), Judge);
     assert_eq!(from(&endpoint(), &ip6(POD6, SRC6, 64, &ask6)), Judge);
+    let mut site = ALL_DHCP;
+    site[1] = 5;
+    assert_eq!(from(&endpoint(), &ip6(POD6, site, 64, &ask6)), Judge);
     // As somebody else.
     assert_eq!(from(&endpoint(), &ip4(SRC4, BROADCAST, &ask4)), SPOOFED);
     assert_eq!(from(&endpoint(), &ip4([0; 4], SRC4, &ask4)), SPOOFED);

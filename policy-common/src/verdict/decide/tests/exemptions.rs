@@ -113,6 +113,7 @@ fn pod_reaches_itself_through_a_service_whatever_changes() {
                 "but for the hairpin"
             );
             assert_passes(world.send(&flow, Ingress, opens, false, true), 0);
+            world.enforce(Some(&[]), Some(&[]));
             for _ in 0..3 {
                 assert_passes(world.pod_sends(&flow, answers), 0);
                 assert!(world.send(&flow, Ingress, next, false, true).passes());
