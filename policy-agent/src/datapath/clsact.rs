@@ -14,7 +14,11 @@ use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NL
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
-use super::{attach::AttachError, pin::Hook, sys};
+use super::{
+    attach::{self, AttachError},
+    pin::Hook,
+    sys,
+};
 
 /// `TC_H_MAKE(TC_H_CLSACT, 0)`: the queueing discipline's handle.
 const CLSACT: u32 = 0xffff_0000;
@@ -75,25 +79,28 @@ pub(super) fn attach(
     attached.map_err(error("attach"))
 }
 
-/// Puts another program into the filter, in place.
+/// Puts another program into the filter, in place; false: there is no filter.
 pub(super) fn replace(
     ifindex: u32,
     hook: Hook,
     program: BorrowedFd<'_>,
     pin: &Path,
-) -> Result<(), AttachError> {
+) -> Result<bool, AttachError> {
     let error = |what| move |source: io::Error| AttachError::new(ifindex, hook, what, source);
     if !is_attached(ifindex, hook)? {
-        return Ok(());
+        return Ok(false);
     }
+    // The file system reserves names with a dot.
+    let mut next = pin.as_os_str().to_owned();
+    next.push("-next");
+    // Left by a crash between the steps below.
+    attach::remove(next.as_ref())?;
+    sys::obj_pin(program, next.as_ref()).map_err(error("pin"))?;
     filter(ifindex, hook, program, NLM_F_CREATE | NLM_F_REPLACE)
         .ask()
         .map_err(error("replace the program"))?;
-    let next = pin.with_extension("next");
-    // Left by a crash between the two steps below.
-    let _ = fs::remove_file(&next);
-    sys::obj_pin(program, &next).map_err(error("pin"))?;
-    fs::rename(&next, pin).map_err(error("pin"))
+    fs::rename(&next, pin).map_err(error("pin"))?;
+    Ok(true)
 }
 
 /// Takes our filter off; an interface or filter that is gone is fine.

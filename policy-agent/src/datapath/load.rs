@@ -17,12 +17,12 @@ use aya::{
 use policy_common::abi::maps::ALL;
 
 use super::{
-    attach::{self, AttachError, Backend},
+    attach::{self, AttachError, Backend, Pinned},
     clsact,
     map::MapError,
     maps::Maps,
     pin::{self, Hook, PinError, Pins},
-    sys,
+    sys::{self, link::IdOf},
 };
 use crate::object::NotBuilt;
 
@@ -251,34 +251,80 @@ fn explain(error: &ProgramError) -> String {
     format!("{io_error}: {}", end.join(" | "))
 }
 
+/// A program that was replaced, and the one that was there.
+struct Replaced {
+    ifindex: u32,
+    hook: Hook,
+    path: PathBuf,
+    /// `None`: a filter.
+    link: Option<OwnedFd>,
+    old: OwnedFd,
+}
+
 /// Puts the new programs into every live link, and the old ones back if any of
 /// them cannot be replaced.
 fn adopt(pins: &Pins, programs: &Programs) -> Result<(), DatapathError> {
-    let mut replaced: Vec<(OwnedFd, Hook, OwnedFd)> = Vec::new();
+    let mut done = Vec::new();
     for (ifindex, hook, path) in pins.all_links()? {
-        let outcome = match attach::open(&path)? {
-            attach::Pinned::Link(link) => {
-                if !attach::is_live(&link.facts, ifindex, hook) {
-                    continue;
+        match adopt_one(ifindex, hook, path, programs) {
+            Ok(replaced) => done.extend(replaced),
+            Err(error) => {
+                for replaced in done {
+                    restore(&replaced, programs);
                 }
-                attach::replace(&link, programs.of(hook), ifindex, hook)
-                    .map(|old| replaced.extend(old.map(|old| (link.fd, hook, old))))
+                return Err(error.into());
             }
-            attach::Pinned::Nothing => continue,
-            attach::Pinned::Program(_) => {
-                clsact::replace(ifindex, hook, programs.of(hook).fd(), &path)
-            }
-        };
-        if let Err(error) = outcome {
-            for (link, hook, old) in replaced {
-                // It was there a moment ago; if it is gone there is nothing to
-                // restore.
-                let _ = sys::link::update(link.as_fd(), old.as_fd(), programs.of(hook).fd());
-            }
-            return Err(error.into());
         }
     }
     Ok(())
+}
+
+fn adopt_one(
+    ifindex: u32,
+    hook: Hook,
+    path: PathBuf,
+    programs: &Programs,
+) -> Result<Option<Replaced>, AttachError> {
+    let program = programs.of(hook);
+    let (link, old) = match attach::open(&path)? {
+        Pinned::Nothing => return Ok(None),
+        Pinned::Link(link) if !attach::is_live(&link.facts, ifindex, hook) => return Ok(None),
+        Pinned::Link(link) => {
+            let old = attach::replace(&link, program, ifindex, hook)?;
+            (Some(link.fd), old)
+        }
+        Pinned::Program(id) => {
+            let old = sys::link::by_id(IdOf::Program, id)
+                .map_err(|source| AttachError::new(ifindex, hook, "find the program of", source))?;
+            let replaced = clsact::replace(ifindex, hook, program.fd(), &path)?;
+            (None, replaced.then_some(old))
+        }
+    };
+    Ok(old.map(|old| Replaced {
+        ifindex,
+        hook,
+        path,
+        link,
+        old,
+    }))
+}
+
+/// Puts an old program back. Either program judges correctly, so one that cannot
+/// be put back (its interface went away, most likely) is no harm.
+fn restore(replaced: &Replaced, programs: &Programs) {
+    let Replaced {
+        ifindex, hook, old, ..
+    } = replaced;
+    let new = programs.of(*hook).fd();
+    match &replaced.link {
+        Some(link) => drop(sys::link::update(link.as_fd(), old.as_fd(), new)),
+        None => drop(clsact::replace(
+            *ifindex,
+            *hook,
+            old.as_fd(),
+            &replaced.path,
+        )),
+    }
 }
 
 /// The common part of aya's map types.

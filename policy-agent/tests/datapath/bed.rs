@@ -12,7 +12,7 @@ use std::{
 };
 
 use policy_agent::{
-    datapath::{Backend, Datapath, DatapathError, Options, test_run::At},
+    datapath::{Backend, Datapath, DatapathError, Options, Pins, test_run::At},
     object,
 };
 use policy_common::abi::{
@@ -89,6 +89,11 @@ pub(crate) fn on_bed(test: impl FnOnce(&Bed) + Send) {
 }
 
 impl Bed {
+    /// Where things are pinned.
+    pub(crate) fn pins(&self) -> Pins {
+        Pins::new(&self.bpffs)
+    }
+
     /// Opens the datapath.
     pub(crate) fn open(&self) -> Datapath {
         self.try_open(None).unwrap()

@@ -12,7 +12,7 @@ use crate::bed::{Bed, apply, id, ip, on_bed, run};
 
 /// Everything that is pinned: maps, links, and their programs.
 fn objects(bed: &Bed) -> Vec<Object> {
-    let pins = policy_agent::datapath::Pins::new(&bed.bpffs);
+    let pins = bed.pins();
     let maps = ALL
         .iter()
         .map(|spec| Object::Map(id("map", &pins.map(spec.name))));
@@ -46,7 +46,7 @@ fn nothing_is_left() {
         assert_eq!(done.left, []);
         assert_eq!(done.gone.len(), objects.len());
         assert!(!objects.iter().any(|object| exists(*object)));
-        assert_eq!(fs::read_dir(&bed.bpffs).unwrap().count(), 0);
+        assert!(!bed.pins().root().exists());
 
         let again = cleanup(&bed.bpffs).unwrap();
         assert_eq!((again.pins, again.left), (Vec::<PathBuf>::new(), vec![]));
@@ -63,7 +63,7 @@ fn filters_are_taken_off_too() {
         assert_eq!(done.left, []);
         assert_eq!(run("tc", "filter show dev h0 ingress"), "");
         assert_eq!(run("tc", "filter show dev h0 egress"), "");
-        assert_eq!(fs::read_dir(&bed.bpffs).unwrap().count(), 0);
+        assert!(!bed.pins().root().exists());
     });
 }
 

@@ -143,11 +143,7 @@ fn preflight_finds_this_node_able_and_measures_the_programs() {
             assert!(program.verified_instructions > 0, "{program:?}");
             assert!(program.translated_bytes > 0, "{program:?}");
         }
-        assert!(
-            !policy_agent::datapath::Pins::new(&bed.bpffs)
-                .root()
-                .exists()
-        );
+        assert!(!bed.pins().root().exists());
     });
 }
 

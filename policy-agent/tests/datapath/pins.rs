@@ -4,7 +4,7 @@ use std::{fs, path::Path, thread};
 
 use aya::maps::MapData;
 use policy_agent::{
-    datapath::{Datapath, DatapathError, Maps, Options, PinError, Pins, pin},
+    datapath::{Datapath, DatapathError, Maps, Options, PinError, pin},
     object,
 };
 use policy_common::abi::maps::{ALL, ID4};
@@ -41,7 +41,7 @@ fn every_map_of_the_table_is_pinned_and_reused() {
 #[test]
 fn pinned_map_of_another_layout_is_refused_before_anything_is_made() {
     on_bed(|bed| {
-        let pins = Pins::new(&bed.bpffs);
+        let pins = bed.pins();
         let path = pins.map(ID4);
         for (value, entries, field) in [(8, 131_072, "value size"), (12, 16, "max entries")] {
             pin_map(&path, 4, value, entries);
@@ -75,7 +75,7 @@ fn link_where_a_map_belongs_is_refused() {
 #[test]
 fn pins_of_another_version_are_reported_and_left() {
     on_bed(|bed| {
-        let other = Pins::new(&bed.bpffs).root().join("v0");
+        let other = bed.pins().root().join("v0");
         let map = other.join("maps/pa_old");
         pin_map(&map, 4, 4, 1);
         let datapath = bed.open();
@@ -87,7 +87,7 @@ fn pins_of_another_version_are_reported_and_left() {
 #[test]
 fn maps_that_nobody_pinned_are_said_to_be_missing() {
     on_bed(|bed| {
-        let error = Maps::open(&Pins::new(&bed.bpffs)).unwrap_err();
+        let error = Maps::open(&bed.pins()).unwrap_err();
         assert!(matches!(error, PinError::NotThere { .. }), "{error}");
         assert!(error.to_string().contains("--bpffs"), "{error}");
     });
@@ -102,7 +102,7 @@ fn object_that_was_not_built_is_refused_before_anything_is_made() {
         };
         let error = Datapath::open(&options, b"").unwrap_err();
         assert!(matches!(error, DatapathError::NotBuilt(_)), "{error}");
-        assert!(!Pins::new(&bed.bpffs).root().exists());
+        assert!(!bed.pins().root().exists());
     });
 }
 
@@ -147,7 +147,7 @@ fn without_permission_the_error_says_what_is_needed_and_nothing_is_left() {
         let (opened, mounted) = result;
         assert!(opened.to_string().contains("root"), "{opened}");
         assert!(mounted.to_string().contains("CAP_SYS_ADMIN"), "{mounted}");
-        let pins = Pins::new(&bed.bpffs);
+        let pins = bed.pins();
         assert!(pin::check(&pins).is_ok());
         assert!(matches!(
             Maps::open(&pins).unwrap_err(),
