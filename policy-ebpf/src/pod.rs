@@ -166,6 +166,7 @@ fn slow<const EGRESS: bool>(skb: *mut __sk_buff, memory: *const FrameMemory, slo
     };
     let verdict = match gate(&pod, direction, frame, &skb) {
         Gate::Pass => Verdict::PASS,
+        Gate::Drop(_) if off => Verdict::PASS,
         Gate::Drop(reason) => Verdict::drop(reason),
         Gate::Judge(packet) => {
             let ingress_ifindex = skb.ingress_ifindex();

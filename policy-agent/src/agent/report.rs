@@ -208,6 +208,11 @@ pub(super) fn policies(state: &State) -> Vec<Policy> {
     let mirror = state.planner.mirror();
     let mut all: BTreeMap<u32, Policy> = BTreeMap::new();
     for (key, port_set) in &mirror.rows {
+        // Kept ready for what finds no room; nobody's until then.
+        let spare = key.policy == u32::from(policy_core::plan::DENY_ALL);
+        if spare && !is_used(state, policy_core::plan::DENY_ALL) {
+            continue;
+        }
         let policy = all.entry(key.policy).or_insert_with(|| Policy {
             policy: key.policy,
             pods: Vec::new(),
@@ -216,7 +221,7 @@ pub(super) fn policies(state: &State) -> Vec<Policy> {
         policy.rows.push(Row {
             identity: key.identity,
             says: mirror.port_sets.get(port_set).map_or_else(
-                || vec!["nothing: its port set is missing, so it denies".to_owned()],
+                || vec!["deny everything: there is no port set".to_owned()],
                 |set| says(state, set),
             ),
         });
@@ -232,6 +237,11 @@ pub(super) fn policies(state: &State) -> Vec<Policy> {
         }
     }
     all.into_values().collect()
+}
+
+fn is_used(state: &State, policy: u16) -> bool {
+    let mut programmed = state.programmed.values();
+    programmed.any(|programmed| programmed.ingress == policy || programmed.egress == policy)
 }
 
 fn says(state: &State, set: &StoredPortSet) -> Vec<String> {

@@ -9,7 +9,9 @@ use crate::abi::Direction;
 use crate::abi::endpoint::{Endpoint, FLAG_NO_SPOOF_CHECK, PolicyWord};
 use crate::abi::event::DropReason;
 use crate::abi::protocol;
-use crate::packet::{Class, Frame, Kind, Packet, PacketBytes, Words, bytes4, words4, words6};
+use crate::packet::{
+    Class, Frame, Kind, Packet, PacketBytes, Words, bytes4, bytes16, words4, words6,
+};
 
 /// What to do with a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +43,7 @@ pub fn gate<'a, B: PacketBytes>(
 ) -> Gate<'a> {
     match frame.class {
         Class::Ip => match direction {
-            Direction::Ingress => to_pod(&frame.packet),
+            Direction::Ingress => to_pod(&frame.packet, bytes),
             Direction::Egress => from_pod(pod, &frame.packet, bytes),
         },
         Class::Arp => {
@@ -82,8 +84,9 @@ fn unless_isolated<'a>(pod: &Pod<'_>, direction: Direction, reason: DropReason) 
 }
 
 #[inline(always)]
-fn to_pod(packet: &Packet) -> Gate<'_> {
+fn to_pod<'a, B: PacketBytes>(packet: &'a Packet, bytes: &B) -> Gate<'a> {
     match packet.kind {
+        _ if is_long_discovery(packet, bytes) => Gate::Judge(packet),
         Kind::NeighbourSolicitation
         | Kind::NeighbourAdvertisement
         | Kind::RouterSolicitation
@@ -99,12 +102,19 @@ fn to_pod(packet: &Packet) -> Gate<'_> {
 #[inline(always)]
 fn from_pod<'a, B: PacketBytes>(pod: &Pod<'_>, packet: &'a Packet, bytes: &B) -> Gate<'a> {
     match packet.kind {
+        _ if is_long_discovery(packet, bytes) => {}
         // CVE-2020-10749: a pod that plays router takes over its neighbours.
         Kind::RouterAdvertisement => return Gate::Drop(DropReason::RouterAdvertisement),
         // Whatever the hop limit.
         Kind::OtherIcmp if !packet.is_v4() && matches!(packet.detail, 134 | 137) => {
             return Gate::Drop(DropReason::RouterAdvertisement);
         }
+        // One to an address beyond the link asks about that very address: a router
+        // forwards it, and what it carries besides is eight bytes.
+        Kind::NeighbourSolicitation
+            if !is_multicast_or_link(packet.dst)
+                && bytes.load::<16>(packet.transport_offset as usize + 8)
+                    != Some(bytes16(packet.dst)) => {}
         Kind::NeighbourSolicitation | Kind::RouterSolicitation | Kind::MulticastListener => {
             // The unspecified source is duplicate address detection (RFC 4862).
             return if !checks_source(pod) || packet.src == [0, 0] || is_own6(pod, packet.src) {
@@ -133,6 +143,25 @@ fn from_pod<'a, B: PacketBytes>(pod: &Pod<'_>, packet: &'a Packet, bytes: &B) ->
         return Gate::Drop(DropReason::Spoofed);
     }
     Gate::Judge(packet)
+}
+
+/// The longest frame of neighbour discovery that passes unjudged, bytes: two VLAN
+/// tags, IPv6, a solicitation with a link-layer address (RFC 4861 section 4.3) and
+/// a nonce (RFC 7527), and 16 to spare.
+const LONGEST_DISCOVERY: usize = 14 + 8 + 40 + 24 + 8 + 8 + 16;
+
+/// Neighbour discovery that carries more than neighbour discovery.
+#[inline(always)]
+fn is_long_discovery<B: PacketBytes>(packet: &Packet, bytes: &B) -> bool {
+    matches!(
+        packet.kind,
+        Kind::NeighbourSolicitation | Kind::NeighbourAdvertisement | Kind::RouterSolicitation
+    ) && bytes.len() > LONGEST_DISCOVERY
+}
+
+#[inline(always)]
+fn is_multicast_or_link(address: Words) -> bool {
+    address[0].to_ne_bytes()[0] == 0xff || is_link_local6(address)
 }
 
 #[inline(always)]

@@ -426,3 +426,26 @@ fn spoofed_source_of_a_packet_that_cannot_be_judged_is_spoofed() {
 fn mapped_of(address: [u8; 4]) -> [u8; 16] {
     crate::packet::bytes16(words4(address))
 }
+
+#[test]
+fn neighbour_discovery_is_no_tunnel() {
+    let padded = |message| {
+        let small = icmp6(message, 0, POD6);
+        let mut bytes = small.bytes.clone();
+        bytes.extend([0; 64]);
+        Upper { bytes, ..small }
+    };
+    for message in [133, 135, 136] {
+        let frame = ip6(POD6, ALL_NODES, 255, &padded(message));
+        assert_eq!(from(&endpoint(), &frame), Judge, "type {message}");
+        assert_eq!(to(&frame), Judge, "type {message}");
+    }
+    // A router forwards what is not for the link.
+    let asks = |about| ip6(POD6, DST6, 255, &icmp6(135, 0, about));
+    assert_eq!(
+        from(&endpoint(), &asks(DST6)),
+        Pass,
+        "is the neighbour still there?"
+    );
+    assert_eq!(from(&endpoint(), &asks(SRC6)), Judge);
+}
