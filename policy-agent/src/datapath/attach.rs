@@ -233,7 +233,7 @@ fn is_front(ifindex: u32, hook: Hook, id: u32) -> bool {
 }
 
 /// Puts a program into a link, in place, unless it is there; gives the program
-/// that was there.
+/// that was there, where it may be known.
 pub(super) fn replace(
     link: &OpenLink,
     program: &Loaded,
@@ -243,13 +243,29 @@ pub(super) fn replace(
     if link.facts.program_id == program.id {
         return Ok(None);
     }
-    let error = |source| AttachError::new(ifindex, hook, "replace the program", source);
-    let old = link::by_id(IdOf::Program, link.facts.program_id).map_err(error)?;
-    match link::update(link.fd.as_fd(), program.fd(), old.as_fd()) {
-        Ok(()) => Ok(Some(old)),
+    let old = program_by_id(link.facts.program_id)
+        .map_err(|source| AttachError::new(ifindex, hook, "find the program of", source))?;
+    let expected = old.as_ref().map(AsFd::as_fd);
+    match link::update(link.fd.as_fd(), program.fd(), expected) {
+        Ok(()) => Ok(old),
         // The interface went away meanwhile: nothing to replace.
         Err(e) if e.raw_os_error() == Some(libc::ENOLINK) => Ok(None),
-        Err(source) => Err(error(source)),
+        Err(source) => Err(AttachError::new(
+            ifindex,
+            hook,
+            "replace the program",
+            source,
+        )),
+    }
+}
+
+/// A program by its id; `None` where that takes more privilege than the agent
+/// has: then the single-writer lock must do.
+pub(super) fn program_by_id(id: u32) -> io::Result<Option<OwnedFd>> {
+    match link::by_id(IdOf::Program, id) {
+        Ok(program) => Ok(Some(program)),
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -22,7 +22,7 @@ use super::{
     map::MapError,
     maps::Maps,
     pin::{self, Hook, PinError, Pins},
-    sys::{self, link::IdOf},
+    sys,
 };
 use crate::object::NotBuilt;
 
@@ -294,10 +294,10 @@ fn adopt_one(
             (Some(link.fd), old)
         }
         Pinned::Program(id) => {
-            let old = sys::link::by_id(IdOf::Program, id)
+            let old = attach::program_by_id(id)
                 .map_err(|source| AttachError::new(ifindex, hook, "find the program of", source))?;
             let replaced = clsact::replace(ifindex, hook, program.fd(), &path)?;
-            (None, replaced.then_some(old))
+            (None, old.filter(|_| replaced))
         }
     };
     Ok(old.map(|old| Replaced {
@@ -317,7 +317,7 @@ fn restore(replaced: &Replaced, programs: &Programs) {
     } = replaced;
     let new = programs.of(*hook).fd();
     match &replaced.link {
-        Some(link) => drop(sys::link::update(link.as_fd(), old.as_fd(), new)),
+        Some(link) => drop(sys::link::update(link.as_fd(), old.as_fd(), Some(new))),
         None => drop(clsact::replace(
             *ifindex,
             *hook,

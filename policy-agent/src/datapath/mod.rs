@@ -48,7 +48,7 @@ pub use pin::{Hook, PinError, Pins};
 pub use sys::Plain;
 
 /// Waits until every packet that is being judged now has been judged: an RCU
-/// grace period, some 10 to 30 ms. Any thread may call it.
+/// grace period, about 10 ms. Any thread may call it.
 ///
 /// # Errors
 ///

@@ -381,7 +381,9 @@ pub enum PinError {
 /// The next step after an error that has the same one everywhere.
 pub(super) fn hint(error: &io::Error) -> &'static str {
     match error.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::PERM | Errno::ACCESS) => "; run as root (CAP_BPF and CAP_NET_ADMIN)",
+        Some(Errno::PERM | Errno::ACCESS) => {
+            "; run as root (CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN)"
+        }
         _ => "",
     }
 }

@@ -1,6 +1,9 @@
 //! An agent that ends and another that takes over.
 
-use policy_agent::datapath::Hook;
+use std::{fs, thread};
+
+use policy_agent::datapath::{AttachError, DatapathError, Hook, Maps};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use crate::bed::{FRIEND, POD, STRANGER, SYN, apply, id, on_bed, tcp};
 
@@ -54,5 +57,67 @@ fn programs_of_filters_are_replaced_in_place() {
         let second = bed.open_clsact();
         assert!(first.attached().unwrap().is_empty(), "not its programs now");
         assert!(second.attached().unwrap().contains(&bed.ifindex));
+    });
+}
+
+#[test]
+fn start_that_fails_leaves_the_programs_that_were_there() {
+    on_bed(|bed| {
+        let first = bed.open();
+        first.attach(bed.ifindex).unwrap();
+        // Not a link, and the last of the folder.
+        let pins = bed.pins();
+        let foreign = pins.link(99_999, Hook::To);
+        fs::rename(pins.map("pa_deny6"), &foreign).unwrap();
+        let error = bed.try_open(None).unwrap_err();
+        assert!(
+            matches!(error, DatapathError::Adopt(AttachError::Foreign { .. })),
+            "{error}"
+        );
+        assert!(!pins.map("pa_deny6").exists(), "nothing new is pinned");
+        fs::rename(&foreign, pins.map("pa_deny6")).unwrap();
+        assert_eq!(first.attached().unwrap().len(), 1);
+        let second = bed.open();
+        assert_eq!(second.attached().unwrap().len(), 1);
+        Maps::open(&pins).unwrap();
+    });
+}
+
+#[test]
+fn start_that_fails_leaves_the_filters_that_were_there() {
+    on_bed(|bed| {
+        let first = bed.open_clsact();
+        first.attach(bed.ifindex).unwrap();
+        let pins = bed.pins();
+        let foreign = pins.link(99_999, Hook::To);
+        fs::rename(pins.map("pa_deny6"), &foreign).unwrap();
+        bed.try_open(None).unwrap_err();
+        fs::remove_file(&foreign).unwrap();
+        assert_eq!(first.attached().unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn three_capabilities_are_enough_once_the_file_system_is_mounted() {
+    on_bed(|bed| {
+        let first = bed.open();
+        first.attach(bed.ifindex).unwrap();
+        thread::scope(|scope| {
+            let modest = scope.spawn(|| {
+                let few = CapabilitySet::BPF | CapabilitySet::PERFMON | CapabilitySet::NET_ADMIN;
+                let sets = CapabilitySets {
+                    effective: few,
+                    permitted: few,
+                    inheritable: CapabilitySet::empty(),
+                };
+                set_capabilities(None, sets).unwrap();
+                let second = bed.open();
+                apply(&second, &bed.pod());
+                second.attach(bed.ifindex).unwrap();
+                assert!(second.attached().unwrap().contains(&bed.ifindex));
+                assert_eq!(second.read_back().unwrap().endpoints.len(), 1);
+            });
+            modest.join().unwrap();
+        });
     });
 }

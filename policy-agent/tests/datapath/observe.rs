@@ -16,11 +16,11 @@ use policy_common::{
         event::{DropReason, VerdictEvent},
         maps, stats,
     },
-    conntrack::TCP_ESTABLISHED_NS,
+    conntrack::{TCP_ESTABLISHED_NS, UNCONFIRMED_NS},
 };
 use policy_core::ops::Op;
 
-use crate::bed::{ACK, FRIEND, NUMBER, POD, SLOT, STRANGER, SYN, apply, on_bed, tcp};
+use crate::bed::{ACK, FRIEND, NUMBER, POD, SLOT, STRANGER, SYN, apply, on_bed, tcp, word};
 
 #[test]
 fn denied_packet_is_reported_and_counted_and_an_allowed_one_is_only_counted() {
@@ -92,6 +92,38 @@ fn sweeper_removes_what_has_ended_and_keeps_the_books() {
         let books = maps.ct_count(SLOT).unwrap();
         assert_eq!((books.created, books.removed), (3, 3));
         assert_eq!(swept.corrected, 0);
+    });
+}
+
+#[test]
+fn sweeper_ends_what_nobody_answered_and_leaves_what_is_live() {
+    on_bed(|bed| {
+        let datapath = bed.open();
+        let maps = datapath.maps();
+        apply(&datapath, &bed.pod());
+        let syn = tcp((POD, 4_000), (FRIEND, 80), SYN);
+        datapath.test_run(&syn, bed.leaving(), 1).unwrap();
+        connect(&datapath, bed, 4_001);
+        assert_eq!(maps.sweep().unwrap().left, [1, 1, 0]);
+        let late = monotonic_ns() + UNCONFIRMED_NS + 1_000_000_000;
+        let swept = maps.sweep_at(late).unwrap();
+        assert_eq!((swept.left, swept.removed), ([1, 0, 0], 1));
+    });
+}
+
+#[test]
+fn records_of_a_pod_that_nothing_isolates_are_apart() {
+    on_bed(|bed| {
+        let datapath = bed.open();
+        apply(&datapath, &bed.pod());
+        let store = Op::Word {
+            slot: SLOT,
+            word: word(2, 0),
+        };
+        apply(&datapath, &[store]);
+        connect(&datapath, bed, 4_000);
+        let swept = datapath.maps().sweep().unwrap();
+        assert_eq!(swept.left, [0, 0, 1]);
     });
 }
 

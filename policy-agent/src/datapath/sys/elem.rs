@@ -207,7 +207,11 @@ pub(in super::super) fn update_batch(
         ..BatchAttr::default()
     };
     // SAFETY: both hold `count` elements of the map's sizes; the kernel reads.
-    finish(unsafe { bpf(Command::MapUpdateBatch, &mut attr) }, &attr)
+    finish(
+        unsafe { bpf(Command::MapUpdateBatch, &mut attr) },
+        count,
+        attr.count,
+    )
 }
 
 /// Removes `count` keys in order.
@@ -223,21 +227,42 @@ pub(in super::super) fn delete_batch(
         ..BatchAttr::default()
     };
     // SAFETY: as in `update_batch`.
-    finish(unsafe { bpf(Command::MapDeleteBatch, &mut attr) }, &attr)
+    finish(
+        unsafe { bpf(Command::MapDeleteBatch, &mut attr) },
+        count,
+        attr.count,
+    )
 }
 
-fn finish<T>(result: io::Result<T>, attr: &BatchAttr) -> Result<(), Stopped> {
+fn finish<T>(result: io::Result<T>, asked: u32, count: u32) -> Result<(), Stopped> {
     match result {
         Ok(_) => Ok(()),
         Err(error) => Err(Stopped {
-            // The kernel says how many it did, except where it did not begin
-            // (generic_map_update_batch in kernel/bpf/syscall.c): EINVAL, EPERM,
-            // ENOMEM and EFAULT leave the count as it was given.
-            done: match error.raw_os_error() {
-                Some(libc::EINVAL | libc::EPERM | libc::ENOMEM | libc::EFAULT) => 0,
-                _ => attr.count,
-            },
+            // The kernel writes how many it did, which is less than asked for;
+            // where it did not begin it leaves the number as it was.
+            done: if count < asked { count } else { 0 },
             error,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batch_that_did_not_begin_did_nothing() {
+        let refused = || Err::<(), _>(io::Error::from_raw_os_error(libc::ENOMEM));
+        assert_eq!(finish(refused(), 5, 5).unwrap_err().done, 0);
+        assert_eq!(finish(refused(), 5, 3).unwrap_err().done, 3);
+        assert!(finish(Ok(()), 5, 5).is_ok());
+    }
+
+    #[test]
+    fn walk_of_an_array_starts_behind_an_element() {
+        let cursor = Cursor::after(0x0102_0304);
+        assert!(cursor.started);
+        assert_eq!(cursor.place[..4], 0x0102_0304u32.to_ne_bytes());
+        assert_eq!(cursor.place[4..], [0; 28]);
     }
 }

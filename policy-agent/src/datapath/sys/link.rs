@@ -69,18 +69,18 @@ struct UpdateAttr {
     old_prog_fd: u32,
 }
 
-/// Puts another program into a link, in place, if `old` is still in it: no
-/// packet sees neither.
+/// Puts another program into a link, in place: no packet sees neither. With
+/// `old` only if that one is still in it.
 pub(in super::super) fn update(
     link: BorrowedFd<'_>,
     program: BorrowedFd<'_>,
-    old: BorrowedFd<'_>,
+    old: Option<BorrowedFd<'_>>,
 ) -> io::Result<()> {
     let mut attr = UpdateAttr {
         link_fd: raw(link),
         new_prog_fd: raw(program),
-        flags: REPLACE,
-        old_prog_fd: raw(old),
+        flags: if old.is_some() { REPLACE } else { 0 },
+        old_prog_fd: old.map_or(0, raw),
     };
     // SAFETY: no addresses.
     unsafe { bpf(Command::LinkUpdate, &mut attr) }.map(drop)
@@ -191,7 +191,8 @@ struct IdAttr {
     open_flags: u32,
 }
 
-/// Opens an object by its id; `ENOENT`: there is none.
+/// Opens an object by its id; `ENOENT`: there is none, `EPERM`: no CAP_SYS_ADMIN,
+/// which this needs and nothing else here does.
 pub(in super::super) fn by_id(what: IdOf, id: u32) -> io::Result<OwnedFd> {
     let command = match what {
         IdOf::Map => Command::MapFdById,
