@@ -7,11 +7,13 @@
 //! - [`cleanup`]: what a change leaves to be removed, off the event path.
 //! - [`names`]: what numbers in the kernel stand for, also of what is gone.
 //! - [`verdicts`]: events from the kernel, with names.
+//! - [`lines`]: standard output, without waiting for its reader.
 //! - [`report`]: answers to the command line.
 //! - [`server`]: the socket over which it asks.
 //! - [`run`]: the loop.
 
 mod cleanup;
+mod lines;
 mod names;
 mod node;
 mod prefilter;

@@ -22,7 +22,7 @@ pub(super) fn status(state: &mut State, extra: &[policy_core::diagnostic::Diagno
     diagnostics.extend(extra.iter().cloned());
     diagnostics.sort();
     let counters = state.datapath.maps().counters();
-    let counters: BTreeMap<String, u64> = counters
+    let mut counters: BTreeMap<String, u64> = counters
         .map(|counters| {
             let named = counters.named();
             let name = |direction| match direction {
@@ -37,6 +37,9 @@ pub(super) fn status(state: &mut State, extra: &[policy_core::diagnostic::Diagno
                 .collect()
         })
         .unwrap_or_default();
+    if state.lines.lost() != 0 {
+        counters.insert("output/lines-lost".to_owned(), state.lines.lost());
+    }
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         programs: object::BUILD_ID.to_owned(),

@@ -1,6 +1,5 @@
 //! The loop: waits for whatever comes first, and puts it in force.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use policy_common::abi::maps::CT_ENTRIES;
 use policy_core::plan::{Limits, Planner};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::prefilter::Prefilter;
 use super::report;
@@ -131,7 +131,7 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
     verify.reset();
     sweep.reset();
     loop {
-        let retry = tokio::time::sleep(RETRY);
+        let retry = tokio::time::sleep_until(next.retry_at.unwrap_or_else(far));
         let outcome = tokio::select! {
             biased;
             _ = terminate.recv() => break,
@@ -168,27 +168,38 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
                 }
                 continue
             }
-            () = retry, if next.retry => {
+            () = retry, if next.retry_at.is_some() => {
                 state.read_interfaces(&Change::everything());
                 state.reconcile()
             }
         };
         next.take(outcome, &graces);
     }
+    state.lines.finish();
     eprintln!("policy-agent: ending; what is in force stays in force");
     Ok(())
+}
+
+/// Later than anything that matters.
+fn far() -> Instant {
+    Instant::now() + Duration::from_secs(3_600)
 }
 
 /// What the loop has to come back to.
 #[derive(Debug, Default)]
 struct Next {
-    retry: bool,
+    retry_at: Option<Instant>,
     waiting: bool,
 }
 
 impl Next {
     fn take(&mut self, outcome: Outcome, graces: &mpsc::Sender<()>) {
-        self.retry = outcome.retry;
+        // A deadline, not a pause: whatever else happens must not put it off.
+        self.retry_at = match (outcome.retry, self.retry_at) {
+            (false, _) => None,
+            (true, Some(at)) if at > Instant::now() => Some(at),
+            (true, _) => Some(Instant::now() + RETRY),
+        };
         if outcome.grace && !self.waiting {
             self.waiting = true;
             let graces = graces.clone();
@@ -229,14 +240,9 @@ fn print_verdicts(state: &State, events: &[policy_common::abi::event::VerdictEve
         names: &state.names,
         node: state.engine.node(),
     };
-    let mut out = std::io::stdout().lock();
     for event in events {
-        if let Ok(line) = serde_json::to_string(&context.line(event)) {
-            // Nobody reads: enforcement goes on all the same.
-            let _ = writeln!(out, "{line}");
-        }
+        state.lines.write(&context.line(event));
     }
-    let _ = out.flush();
 }
 
 fn warn_of_private_mounts() {

@@ -13,6 +13,7 @@ use policy_core::plan::{Attachment, Attachments, Plan, Planner, Programmed};
 use policy_core::store::{Object, SourceEvent};
 
 use super::cleanup::Cleanup;
+use super::lines::Lines;
 use super::names::Names;
 use super::node;
 use crate::datapath::{Applied, Datapath};
@@ -40,6 +41,7 @@ pub(super) struct State {
     pub(super) held: BTreeSet<u32>,
     pub(super) programmed: BTreeMap<PodRef, Programmed>,
     pub(super) names: Names,
+    pub(super) lines: Lines,
     cleanup: Cleanup,
     pub(super) source_problems: Vec<Diagnostic>,
     plan_problems: Vec<Diagnostic>,
@@ -81,6 +83,7 @@ impl State {
             held: BTreeSet::new(),
             programmed: BTreeMap::new(),
             names: Names::default(),
+            lines: Lines::stdout(),
             cleanup: Cleanup::default(),
             source_problems: Vec::new(),
             plan_problems: Vec::new(),
@@ -262,19 +265,21 @@ impl State {
             "egress_isolated": word.policy(Direction::Egress) != 0,
             "stored_monotonic_ns": at_ns,
         });
-        println!("{line}");
+        self.lines.write(&line);
     }
 
     /// Pods of this node and the interfaces that are theirs.
     fn attachments(&mut self) -> Attachments {
-        let node = self.engine.node().clone();
-        let pods: Vec<(PodUid, Vec<std::net::IpAddr>)> = self
-            .engine
-            .store()
-            .pods()
+        let desired = self.engine.desired();
+        let pods: Vec<(PodUid, Vec<std::net::IpAddr>)> = desired
+            .endpoints
             .iter()
-            .filter(|(_, pod)| pod.is_selectable() && node.runs(pod))
-            .map(|(key, pod)| ((key.clone(), pod.uid.clone()), pod.addresses().collect()))
+            .map(|(pod, spec)| {
+                let v4 = spec.ipv4.map(std::net::IpAddr::V4);
+                let v6 = spec.ipv6.map(std::net::IpAddr::V6);
+                let addresses = v4.into_iter().chain(v6).collect();
+                ((pod.clone(), spec.uid.clone()), addresses)
+            })
             .collect();
         self.assignment = assign_after(&self.snapshot, &pods, &self.known);
         self.known = self.assignment.known(&self.snapshot);
