@@ -4,6 +4,7 @@
 //! target that is missed is said, and is no error; a wrong verdict is.
 
 mod cases;
+mod control;
 mod kernel;
 mod layout;
 mod packet;
@@ -14,6 +15,7 @@ mod world;
 use anyhow::Result;
 use serde_json::json;
 
+use crate::generate::Size;
 use packets::Effort;
 
 /// What to measure, and how to tell.
@@ -59,6 +61,24 @@ pub fn run(options: &Options) -> Result<()> {
         }
         document["packets"] = serde_json::to_value(&packets.rows)?;
         document["programs"] = serde_json::to_value(&packets.sizes)?;
+    }
+    if !options.no_control {
+        let (repeat, events) = if options.quick { (5, 500) } else { (9, 5_000) };
+        let mut all = control::Control::default();
+        for size in [Size::Small, Size::Medium] {
+            let control = control::measure(size, repeat, events)?;
+            say(String::new());
+            for row in &control.cold {
+                say(report::cold(row));
+            }
+            say(report::warm_header());
+            for row in &control.warm {
+                say(report::warm(row));
+            }
+            all.cold.extend(control.cold);
+            all.warm.extend(control.warm);
+        }
+        document["control"] = serde_json::to_value(&all)?;
     }
     if options.json {
         println!("{document:#}");

@@ -1,5 +1,6 @@
 //! What was measured, as a table for a person.
 
+use super::control::{Cold, Warm};
 use super::kernel::Size;
 use super::packets::Row;
 
@@ -61,5 +62,44 @@ pub(super) fn size(size: &Size) -> String {
     format!(
         "{:<10} {:>8} instructions verified, {:>6} held, {:>6} bytes of machine code, {:>6.0} ms to load",
         size.program, size.verified, size.instructions, size.jited, size.load_ms
+    )
+}
+
+/// A step from nothing.
+pub(super) fn cold(cold: &Cold) -> String {
+    format!(
+        "{:<8}{:<32}{:>10.2} ms (least {:>8.2})  {}",
+        cold.size, cold.step, cold.median_ms, cold.least_ms, cold.result
+    )
+}
+
+/// Above [`warm`].
+pub(super) fn warm_header() -> String {
+    format!(
+        "{:<8}{:<12}{:>7} |{:>9}{:>9} |{:>9}{:>9} |{:>9}{:>9}{:>10} |{:>8} | target p99",
+        "us", "event", "count", "engine50", "99", "plan50", "99", "both50", "99", "max", "writes"
+    )
+}
+
+/// Events of a class.
+pub(super) fn warm(warm: &Warm) -> String {
+    let verdict = match (warm.target_p99_us, warm.reached) {
+        (Some(target), Some(true)) => format!("{target:>6.0} reached"),
+        (Some(target), _) => format!("{target:>6.0} missed"),
+        (None, _) => String::new(),
+    };
+    format!(
+        "{:<8}{:<12}{:>7} |{:>9.1}{:>9.1} |{:>9.1}{:>9.1} |{:>9.1}{:>9.1}{:>10.1} |{:>8.1} | {verdict}",
+        warm.size,
+        warm.class,
+        warm.events,
+        warm.engine.p50,
+        warm.engine.p99,
+        warm.plan.p50,
+        warm.plan.p99,
+        warm.both.p50,
+        warm.both.p99,
+        warm.both.max,
+        warm.writes,
     )
 }
