@@ -9,17 +9,18 @@ use std::{io, mem::offset_of, net::IpAddr, ops::Range};
 
 use ipnet::IpNet;
 use policy_common::abi::{
-    config::{FLAG_CIDR4, FLAG_CIDR6},
     endpoint::{Endpoint, IfindexEntry, PolicyWord},
-    identity::{Cidr4, Cidr6, FLAG_NODE, Id4, Id6, Identity},
-    maps::{self as abi, IFINDEX_ENTRIES, PrefixKey},
-    policy::{PolicyEntry, PolicyKey},
+    maps::{self as abi, IFINDEX_ENTRIES},
 };
 use policy_core::ops::Op;
 
 use super::{
     Datapath,
     attach::AttachError,
+    encode::{
+        cidr_flag, deleted_host4, deleted_host6, deleted_prefix4, deleted_prefix6, deleted_row,
+        describe, host4, host6, port_set, prefix4, prefix6, row,
+    },
     map::{BatchError, MapError},
     maps::{Maps, spec},
     sys,
@@ -364,211 +365,6 @@ fn of_map(error: MapError) -> OpError {
     }
 }
 
-fn row(op: &Op) -> Option<(PolicyKey, PolicyEntry)> {
-    let Op::Row { key, port_set } = op else {
-        return None;
-    };
-    let entry = PolicyEntry {
-        policy: key.policy,
-        identity: key.identity,
-        port_set: *port_set,
-    };
-    Some((*key, entry))
-}
-
-fn deleted_row(op: &Op) -> Option<(PolicyKey, ())> {
-    match op {
-        Op::DeleteRow { key } => Some((*key, ())),
-        _ => None,
-    }
-}
-
-fn port_set(op: &Op) -> Option<(u32, policy_common::abi::policy::PortSet)> {
-    match op {
-        Op::PortSet { id, value } => Some((*id, *value)),
-        _ => None,
-    }
-}
-
-fn host4(op: &Op) -> Option<([u8; 4], Id4)> {
-    let Op::Host {
-        address: IpAddr::V4(address),
-        identity,
-        node,
-    } = op
-    else {
-        return None;
-    };
-    let addr = address.octets();
-    let flags = if *node { FLAG_NODE } else { 0 };
-    let identity = *identity;
-    Some((
-        addr,
-        Id4 {
-            addr,
-            flags,
-            identity,
-        },
-    ))
-}
-
-fn host6(op: &Op) -> Option<([u8; 16], Id6)> {
-    let Op::Host {
-        address: IpAddr::V6(address),
-        identity,
-        node,
-    } = op
-    else {
-        return None;
-    };
-    let addr = address.octets();
-    let flags = if *node { FLAG_NODE } else { 0 };
-    let identity = *identity;
-    Some((
-        addr,
-        Id6 {
-            addr,
-            flags,
-            identity,
-        },
-    ))
-}
-
-fn deleted_host4(op: &Op) -> Option<([u8; 4], ())> {
-    match op {
-        Op::DeleteHost {
-            address: IpAddr::V4(address),
-        } => Some((address.octets(), ())),
-        _ => None,
-    }
-}
-
-fn deleted_host6(op: &Op) -> Option<([u8; 16], ())> {
-    match op {
-        Op::DeleteHost {
-            address: IpAddr::V6(address),
-        } => Some((address.octets(), ())),
-        _ => None,
-    }
-}
-
-fn cidr_flag(prefix: &IpNet) -> u32 {
-    match prefix {
-        IpNet::V4(_) => FLAG_CIDR4,
-        IpNet::V6(_) => FLAG_CIDR6,
-    }
-}
-
-/// The key of an IPv4 prefix: its host bits are zero.
-pub(super) fn key4(prefix: &ipnet::Ipv4Net) -> PrefixKey<4> {
-    PrefixKey {
-        prefix_len: u32::from(prefix.prefix_len()),
-        addr: prefix.network().octets(),
-    }
-}
-
-/// The key of an IPv6 prefix.
-pub(super) fn key6(prefix: &ipnet::Ipv6Net) -> PrefixKey<16> {
-    PrefixKey {
-        prefix_len: u32::from(prefix.prefix_len()),
-        addr: prefix.network().octets(),
-    }
-}
-
-fn value4(key: PrefixKey<4>, identity: Identity) -> Cidr4 {
-    Cidr4 {
-        addr: key.addr,
-        prefix_len: key.prefix_len,
-        identity,
-    }
-}
-
-fn value6(key: PrefixKey<16>, identity: Identity) -> Cidr6 {
-    Cidr6 {
-        addr: key.addr,
-        prefix_len: key.prefix_len,
-        identity,
-    }
-}
-
-fn prefix4(op: &Op) -> Option<(PrefixKey<4>, Cidr4)> {
-    match op {
-        Op::Prefix {
-            prefix: IpNet::V4(prefix),
-            identity,
-        } => Some((key4(prefix), value4(key4(prefix), *identity))),
-        _ => None,
-    }
-}
-
-fn prefix6(op: &Op) -> Option<(PrefixKey<16>, Cidr6)> {
-    match op {
-        Op::Prefix {
-            prefix: IpNet::V6(prefix),
-            identity,
-        } => Some((key6(prefix), value6(key6(prefix), *identity))),
-        _ => None,
-    }
-}
-
-fn deleted_prefix4(op: &Op) -> Option<(PrefixKey<4>, ())> {
-    match op {
-        Op::DeletePrefix {
-            prefix: IpNet::V4(prefix),
-        } => Some((key4(prefix), ())),
-        _ => None,
-    }
-}
-
-fn deleted_prefix6(op: &Op) -> Option<(PrefixKey<16>, ())> {
-    match op {
-        Op::DeletePrefix {
-            prefix: IpNet::V6(prefix),
-        } => Some((key6(prefix), ())),
-        _ => None,
-    }
-}
-
-/// An operation for a person.
-fn describe(op: &Op) -> String {
-    match op {
-        Op::Extent { start, intervals } => {
-            format!(
-                "write {} intervals from element {start} on",
-                intervals.len()
-            )
-        }
-        Op::PortSet { id, .. } => format!("write port set {id}"),
-        Op::Row { key, .. } => {
-            format!(
-                "write the row of policy {} for identity {}",
-                key.policy, key.identity
-            )
-        }
-        Op::Host {
-            address, identity, ..
-        } => format!("give {address} identity {identity}"),
-        Op::Prefix { prefix, identity } => format!("give {prefix} identity {identity}"),
-        Op::Endpoint { slot, .. } => format!("write endpoint slot {slot}"),
-        Op::Interface { ifindex, slot } => format!("lead interface {ifindex} to slot {slot}"),
-        Op::Attach { ifindex } => format!("attach to interface {ifindex}"),
-        Op::LinkLocal { slot, address } => format!("store {address} in slot {slot}"),
-        Op::Word { slot, .. } => format!("store the policy word of slot {slot}"),
-        Op::Grace => "wait for a grace period".to_owned(),
-        Op::DeleteRow { key } => {
-            format!(
-                "remove the row of policy {} for identity {}",
-                key.policy, key.identity
-            )
-        }
-        Op::DeleteHost { address } => format!("remove {address}"),
-        Op::DeletePrefix { prefix } => format!("remove {prefix}"),
-        Op::Detach { ifindex } => format!("detach from interface {ifindex}"),
-        Op::DeleteInterface { ifindex } => format!("lead interface {ifindex} nowhere"),
-        Op::DeleteEndpoint { slot } => format!("empty endpoint slot {slot}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -589,12 +385,6 @@ mod tests {
         assert_eq!(run(&ops, 0), 0..2);
         assert_eq!(run(&ops, 2), 2..3);
         assert_eq!(run(&ops, 3), 3..4);
-    }
-
-    #[test]
-    fn prefix_keys_have_no_host_bits() {
-        let prefix: ipnet::Ipv4Net = "10.1.2.3/8".parse().unwrap();
-        assert_eq!(key4(&prefix).addr, [10, 0, 0, 0]);
     }
 
     #[test]

@@ -10,7 +10,8 @@ use policy_common::abi::{event::VerdictEvent, maps::EVENTS};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
-    pin::{self, PinError, Pins},
+    layout,
+    pin::{PinError, Pins},
     sys::plain,
 };
 
@@ -34,7 +35,7 @@ impl Events {
     pub fn open(pins: &Pins) -> Result<Self, PinError> {
         let path = pins.map(EVENTS);
         let spec = super::maps::spec(EVENTS);
-        if pin::open_checked(pins, spec)?.is_none() {
+        if layout::open_checked(pins, spec)?.is_none() {
             return Err(PinError::NotThere { path });
         }
         let error = |source| PinError::Io {

@@ -17,8 +17,9 @@ use aya::{
 use policy_common::abi::maps::ALL;
 
 use super::{
-    attach::{self, AttachError, Backend, Pinned},
-    clsact,
+    adopt,
+    attach::{AttachError, Backend},
+    layout,
     map::MapError,
     maps::Maps,
     pin::{self, Hook, PinError, Pins},
@@ -58,7 +59,7 @@ impl Datapath {
         }
         let pins = Pins::new(&options.bpffs);
         pins.prepare()?;
-        pin::check(&pins)?;
+        layout::check(&pins)?;
         let other_versions = pins.other_versions()?;
         let new_pins: Vec<PathBuf> = ALL
             .iter()
@@ -67,7 +68,7 @@ impl Datapath {
             .collect();
         let backend = options.backend.unwrap_or_else(Backend::best);
         let opened = load(&pins, object).and_then(|(maps, programs)| {
-            adopt(&pins, &programs)?;
+            adopt::adopt(&pins, &programs)?;
             Ok(Self {
                 pins,
                 maps,
@@ -183,7 +184,7 @@ fn load(pins: &Pins, object: &[u8]) -> Result<(Maps, Programs), DatapathError> {
             source,
         })?;
         // Of a map that was just made this compares the object with the table.
-        pin::check_layout(fd.as_fd(), spec, path)?;
+        layout::check_layout(fd.as_fd(), spec, path)?;
         fds.insert(spec.name, fd);
         taken.push(map);
     }
@@ -249,82 +250,6 @@ fn explain(error: &ProgramError) -> String {
         .get(lines.len().saturating_sub(LINES)..)
         .unwrap_or(&lines);
     format!("{io_error}: {}", end.join(" | "))
-}
-
-/// A program that was replaced, and the one that was there.
-struct Replaced {
-    ifindex: u32,
-    hook: Hook,
-    path: PathBuf,
-    /// `None`: a filter.
-    link: Option<OwnedFd>,
-    old: OwnedFd,
-}
-
-/// Puts the new programs into every live link, and the old ones back if any of
-/// them cannot be replaced.
-fn adopt(pins: &Pins, programs: &Programs) -> Result<(), DatapathError> {
-    let mut done = Vec::new();
-    for (ifindex, hook, path) in pins.all_links()? {
-        match adopt_one(ifindex, hook, path, programs) {
-            Ok(replaced) => done.extend(replaced),
-            Err(error) => {
-                for replaced in done {
-                    restore(&replaced, programs);
-                }
-                return Err(error.into());
-            }
-        }
-    }
-    Ok(())
-}
-
-fn adopt_one(
-    ifindex: u32,
-    hook: Hook,
-    path: PathBuf,
-    programs: &Programs,
-) -> Result<Option<Replaced>, AttachError> {
-    let program = programs.of(hook);
-    let (link, old) = match attach::open(&path)? {
-        Pinned::Nothing => return Ok(None),
-        Pinned::Link(link) if !attach::is_live(&link.facts, ifindex, hook) => return Ok(None),
-        Pinned::Link(link) => {
-            let old = attach::replace(&link, program, ifindex, hook)?;
-            (Some(link.fd), old)
-        }
-        Pinned::Program(id) => {
-            let old = attach::program_by_id(id)
-                .map_err(|source| AttachError::new(ifindex, hook, "find the program of", source))?;
-            let replaced = clsact::replace(ifindex, hook, program.fd(), &path)?;
-            (None, old.filter(|_| replaced))
-        }
-    };
-    Ok(old.map(|old| Replaced {
-        ifindex,
-        hook,
-        path,
-        link,
-        old,
-    }))
-}
-
-/// Puts an old program back. Either program judges correctly, so one that cannot
-/// be put back (its interface went away, most likely) is no harm.
-fn restore(replaced: &Replaced, programs: &Programs) {
-    let Replaced {
-        ifindex, hook, old, ..
-    } = replaced;
-    let new = programs.of(*hook).fd();
-    match &replaced.link {
-        Some(link) => drop(sys::link::update(link.as_fd(), old.as_fd(), Some(new))),
-        None => drop(clsact::replace(
-            *ifindex,
-            *hook,
-            old.as_fd(),
-            &replaced.path,
-        )),
-    }
 }
 
 /// The common part of aya's map types.

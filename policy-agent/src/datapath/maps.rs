@@ -16,8 +16,9 @@ use policy_common::abi::{
 use policy_common::flow_cache::FlowSet;
 
 use super::{
+    layout,
     map::{MapError, TypedMap},
-    pin::{self, PinError, Pins},
+    pin::{PinError, Pins},
     sys::{Plain, mapping::Mapping},
 };
 
@@ -71,7 +72,7 @@ impl Maps {
     pub fn open(pins: &Pins) -> Result<Self, PinError> {
         let mut fds = BTreeMap::new();
         for spec in &abi::ALL {
-            let fd = pin::open_checked(pins, spec)?.ok_or_else(|| PinError::NotThere {
+            let fd = layout::open_checked(pins, spec)?.ok_or_else(|| PinError::NotThere {
                 path: pins.map(spec.name),
             })?;
             fds.insert(spec.name, fd);

@@ -10,23 +10,27 @@
 //! One agent at a time writes: the lock is the caller's (it is in the run
 //! directory).
 //!
-//! - [`pin`]: paths, the BPF file system, the check of what is pinned.
-//! - [`load`]: programs through the verifier, into links that are there already.
+//! - [`pin`], [`layout`]: paths, the BPF file system, the check of what is pinned.
+//! - [`load`], `adopt`: programs through the verifier, and into links that are
+//!   there already.
 //! - [`attach`], [`clsact`], [`prefilter`]: interfaces.
 //! - [`maps`], [`map`]: typed maps, without any program.
-//! - [`apply`], [`readback`], [`settings`]: operations, and what they left.
+//! - [`apply`] (with `encode`), [`readback`], [`settings`]: operations, and what they left.
 //! - [`events`], [`counters`], [`sweep`], [`dump`]: what goes on.
 //! - [`preflight`], [`cleanup`], [`test_run`]: can it run, is it gone, what would
 //!   it say to this packet.
 //! - `sys`: the system calls that aya does not have.
 
+mod adopt;
 pub mod apply;
 pub mod attach;
 pub mod cleanup;
 pub mod clsact;
 pub mod counters;
 pub mod dump;
+mod encode;
 pub mod events;
+pub mod layout;
 pub mod load;
 pub mod map;
 pub mod maps;

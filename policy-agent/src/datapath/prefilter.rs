@@ -15,8 +15,8 @@ use rustix::{
 
 use super::{
     Datapath, Plain, TypedMap,
-    apply::{key4, key6},
     attach::{self, AttachError, Pinned},
+    encode::{key4, key6},
     map::MapError,
     maps::Maps,
     pin::{Hook, hint},

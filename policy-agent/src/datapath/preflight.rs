@@ -8,6 +8,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 
 use super::{
     attach::Backend,
+    layout,
     load::{self, DatapathError},
     pin::{self, Hook, Pins},
 };
@@ -243,7 +244,7 @@ fn mount_namespace() -> Check {
 fn pinned(bpffs: &Path) -> Vec<Check> {
     const NAME: &str = "pinned maps";
     let pins = Pins::new(bpffs);
-    let layout = match pin::check(&pins) {
+    let layout = match layout::check(&pins) {
         Ok(()) => Check::ok(NAME, "none, or of this version"),
         Err(error) => Check::failed(NAME, error.to_string(), "policy-agent cleanup"),
     };

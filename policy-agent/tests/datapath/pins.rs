@@ -4,7 +4,7 @@ use std::{fs, path::Path, thread};
 
 use aya::maps::MapData;
 use policy_agent::{
-    datapath::{Datapath, DatapathError, Maps, Options, PinError, pin},
+    datapath::{Datapath, DatapathError, Maps, Options, PinError, layout, pin},
     object,
 };
 use policy_common::abi::maps::{ALL, ID4};
@@ -67,7 +67,7 @@ fn link_where_a_map_belongs_is_refused() {
         let link = pins.link(bed.ifindex, policy_agent::datapath::Hook::From);
         fs::remove_file(pins.map(ID4)).unwrap();
         fs::rename(link, pins.map(ID4)).unwrap();
-        let error = pin::check(pins).unwrap_err();
+        let error = layout::check(pins).unwrap_err();
         assert!(matches!(error, PinError::NotAMap { .. }), "{error}");
     });
 }
@@ -148,7 +148,7 @@ fn without_permission_the_error_says_what_is_needed_and_nothing_is_left() {
         assert!(opened.to_string().contains("root"), "{opened}");
         assert!(mounted.to_string().contains("CAP_SYS_ADMIN"), "{mounted}");
         let pins = bed.pins();
-        assert!(pin::check(&pins).is_ok());
+        assert!(layout::check(&pins).is_ok());
         assert!(matches!(
             Maps::open(&pins).unwrap_err(),
             PinError::NotThere { .. }
