@@ -8,7 +8,8 @@
 //! - [`skb`]: a packet's bytes and metadata.
 //! - [`tables`]: policy, identities and connection records in the maps.
 //! - [`clock`]: time.
-//! - [`emit`]: counters and events.
+//! - [`emit`]: counters and events; `debug_log`: each verdict as text, for
+//!   development.
 //! - [`pod`]: the path of a packet from or to a pod.
 //! - [`prefilter`]: the XDP program.
 #![feature(asm_experimental_arch, core_intrinsics)]
@@ -22,6 +23,8 @@
 #[cfg(feature = "bench")]
 mod bench;
 mod clock;
+#[cfg(feature = "debug-log")]
+mod debug_log;
 mod emit;
 mod maps;
 mod pod;

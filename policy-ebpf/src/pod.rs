@@ -190,6 +190,12 @@ fn slow<const EGRESS: bool>(skb: *mut __sk_buff, memory: *const FrameMemory, slo
             decide(&tables, &records, &scene, packet)
         }
     };
+    #[cfg(feature = "debug-log")]
+    crate::debug_log::pa_log(
+        slot,
+        verdict.rule,
+        direction.index() | verdict.denied.map_or(0, |reason| reason as u32) << 1,
+    );
     if verdict.denied.is_some() || verdict.log {
         report(memory, &verdict, number, ifindex, direction, &settings);
     }
