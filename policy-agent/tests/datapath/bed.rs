@@ -57,6 +57,9 @@ pub(crate) struct Bed {
 
 /// Runs a test on a bed of its own and removes it.
 pub(crate) fn on_bed(test: impl FnOnce(&Bed) + Send) {
+    // Found out once a process: not by the thread of a test that has given its
+    // capabilities away.
+    assert!(aya::features().btf().is_some(), "this test needs root");
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("policy-agent-test-{}-{number}", std::process::id());
