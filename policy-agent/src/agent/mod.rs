@@ -7,12 +7,15 @@
 //! - [`cleanup`]: what a change leaves to be removed, off the event path.
 //! - [`names`]: what numbers in the kernel stand for, also of what is gone.
 //! - [`verdicts`]: events from the kernel, with names.
+//! - `kernel_log`: what the kernel programs log, for development.
 //! - [`lines`]: standard output, without waiting for its reader.
 //! - [`report`]: answers to the command line.
 //! - [`server`]: the socket over which it asks.
 //! - [`run`]: the loop.
 
 mod cleanup;
+#[cfg(feature = "debug-log")]
+mod kernel_log;
 mod lines;
 mod names;
 mod node;

@@ -84,6 +84,10 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
             datapath.pins().root().display()
         )
     })?;
+    #[cfg(feature = "debug-log")]
+    for program in datapath.program_ids() {
+        super::kernel_log::follow(program)?;
+    }
     let share = u32::try_from(CT_ENTRIES / CT_SHARES).unwrap_or(u32::MAX);
     datapath.maps().configure(share, EVENTS_PER_TICK)?;
     let mut events = Events::open(datapath.pins())?;

@@ -99,6 +99,12 @@ impl Datapath {
         &self.pins
     }
 
+    /// Ids of the programs for pods: what they log can be followed by them.
+    #[must_use]
+    pub fn program_ids(&self) -> [u32; 2] {
+        [Hook::From, Hook::To].map(|hook| self.programs.of(hook).id)
+    }
+
     /// How interfaces are attached to.
     #[must_use]
     pub const fn backend(&self) -> Backend {
