@@ -2,6 +2,7 @@
 //! with programs built by `cargo xtask build --debug-log`.
 
 use aya_log::EbpfLogger;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Writes records to standard error.
@@ -26,7 +27,9 @@ impl log::Log for StandardError {
 /// The program was built without logging, or the ring cannot be read.
 pub(super) fn follow(program_id: u32) -> anyhow::Result<()> {
     let logger = EbpfLogger::init_from_id_with_logger(program_id, StandardError)?;
-    let mut ready = AsyncFd::new(logger)?;
+    // SAFETY: the logger owns its ring's descriptor, which stays open and the same
+    // until the `AsyncFd`, its only owner from here on, drops it.
+    let mut ready = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) }?;
     tokio::spawn(async move {
         while let Ok(mut guard) = ready.readable_mut().await {
             guard.get_inner_mut().flush();
