@@ -16,6 +16,7 @@ use policy_common::flow_cache::FlowKey;
 use policy_common::packet::{words4, words6};
 
 use super::layout::Flow;
+use crate::generate::Rng;
 
 /// `lo`: it is there in every network namespace.
 pub(super) const IFINDEX: u32 = 1;
@@ -36,6 +37,8 @@ pub(super) const ALLOWED_PORT: u16 = 8_000;
 pub(super) const DENIED_PORT: u16 = 9_000;
 /// First port of the other side.
 const FIRST_PORT: u16 = 10_000;
+/// Ports that clients use: a prime, so that steps of any size meet all of them.
+const CLIENT_PORTS: u64 = 49_999;
 
 /// IPv4 or IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,8 +108,11 @@ impl World {
 
     /// Ports of a flow (of the peer, of the pod): the server's is the one that policy judges.
     fn ports(&self, index: u32, server: u16) -> (u16, u16) {
-        let turn = u16::try_from(index / self.peers).expect("ports for all flows");
-        let client = FIRST_PORT + turn;
+        // Clients' ports look random; a peer's are all different.
+        let start = Rng::new(u64::from(index % self.peers)).bits() % CLIENT_PORTS;
+        let turn = u64::from(index / self.peers);
+        let client = (start + turn * 4_999) % CLIENT_PORTS;
+        let client = FIRST_PORT + u16::try_from(client).expect("there are as many");
         match self.direction {
             Direction::Ingress => (client, server),
             Direction::Egress => (server, client),
