@@ -60,15 +60,17 @@ impl FlowKey {
     /// Place in the cache: the set's index.
     #[inline(always)]
     pub fn set_index(&self) -> u32 {
-        // One round of multiply and fold: the cache compares whole keys, so a
-        // collision costs time, never a wrong verdict.
-        let mixed = self.src[0]
-            ^ self.src[1].rotate_left(21)
-            ^ self.dst[0].rotate_left(11)
-            ^ self.dst[1].rotate_left(43)
-            ^ self.tuple.rotate_left(7)
-            ^ self.owner;
-        let product = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        // Three rounds of multiply and fold: addresses and ports that count up
+        // together must not cancel each other out. The cache compares whole keys,
+        // so a collision costs time, never a wrong verdict.
+        const K: u64 = 0x9e37_79b9_7f4a_7c15;
+        let fold = |hash: u64, word: u64| {
+            let product = (hash ^ word).wrapping_mul(K);
+            product ^ product >> 32
+        };
+        let addresses = fold(self.src[0].rotate_left(32) ^ self.src[1], self.owner);
+        let both = fold(addresses, self.dst[0].rotate_left(32) ^ self.dst[1]);
+        let product = (both ^ self.tuple).wrapping_mul(K);
         // 24 bits are left, and a set's index takes fewer.
         (product >> 40) as u32 & SET_MASK
     }

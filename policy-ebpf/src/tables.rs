@@ -232,6 +232,15 @@ fn head(word: u64, bits: u32) -> u64 {
     }
 }
 
+/// Notes that an endpoint may have records in the table for open ones.
+#[inline(always)]
+fn note_open(slot: u32) {
+    if let Some(count) = maps::CT_COUNT.get_ptr_mut(slot) {
+        // SAFETY: array elements stay; one aligned store, always of the same.
+        unsafe { core::ptr::addr_of_mut!((*count).opened).write_volatile(1) }
+    }
+}
+
 /// The connection tables.
 pub(crate) struct Connections {
     /// `Config::ct_budget`.
@@ -242,6 +251,15 @@ pub(crate) struct Connections {
 
 impl Records for Connections {
     type Record = NonNull<CtEntry>;
+
+    #[inline(always)]
+    fn has_open(&self, slot: u32) -> bool {
+        let Some(count) = maps::CT_COUNT.get_ptr(slot) else {
+            return true;
+        };
+        // SAFETY: array elements stay; one aligned load.
+        unsafe { addr_of!((*count).opened).read_volatile() != 0 }
+    }
 
     #[inline(always)]
     fn find(&self, table: Table, key: &CtKey) -> Option<NonNull<CtEntry>> {
@@ -293,7 +311,10 @@ impl Records for Connections {
         match table {
             Table::Main => maps::CT.insert(key, entry, BPF_ANY as u64).is_ok(),
             Table::Pending => maps::CT_PENDING.insert(key, entry, BPF_ANY as u64).is_ok(),
-            Table::Open => maps::CT_OPEN.insert(key, entry, BPF_ANY as u64).is_ok(),
+            Table::Open => {
+                note_open(entry.slot);
+                maps::CT_OPEN.insert(key, entry, BPF_ANY as u64).is_ok()
+            }
         }
     }
 

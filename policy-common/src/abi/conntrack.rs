@@ -69,10 +69,13 @@ pub struct CtCount {
     pub created: u64,
     /// Records ever removed; the agent stores.
     pub removed: u64,
+    /// Not 0 once a record was made while nothing isolated the endpoint; the
+    /// kernel stores. Spares the others a look into that table.
+    pub opened: u64,
 }
 
 const _: () = {
     assert!(size_of::<CtKey>() == 28);
     assert!(size_of::<CtEntry>() == 24);
-    assert!(size_of::<CtCount>() == 16);
+    assert!(size_of::<CtCount>() == 24);
 };

@@ -80,6 +80,9 @@ pub trait Records {
     /// A way to reach a record that was found.
     type Record: Copy;
 
+    /// Whether the endpoint in this slot may have records in [`Table::Open`].
+    fn has_open(&self, slot: u32) -> bool;
+
     /// The record of a key, live or not.
     fn find(&self, table: Table, key: &CtKey) -> Option<Self::Record>;
 
@@ -212,7 +215,8 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
     let tag = conntrack::tag(&key);
     let isolated = word.policy(Direction::Ingress) != PolicyWord::NOT_ISOLATED
         || word.policy(Direction::Egress) != PolicyWord::NOT_ISOLATED;
-    let (record, table, mut entry) = find_live(records, &key, tag, isolated, scene.now_ns);
+    let (record, table, mut entry) =
+        find_live(records, scene.slot, &key, tag, isolated, scene.now_ns);
     let current = if scene.off {
         NEVER_JUDGED
     } else {
@@ -407,6 +411,7 @@ fn promote<R: Records>(records: &R, from: Table, key: &CtKey, entry: &CtEntry) {
 #[inline(always)]
 fn find_live<R: Records>(
     records: &R,
+    slot: u32,
     key: &CtKey,
     tag: u32,
     isolated: bool,
@@ -419,6 +424,10 @@ fn find_live<R: Records>(
     };
     let mut i = 0;
     while i < order.len() {
+        if order[i] == Table::Open && !records.has_open(slot) {
+            i += 1;
+            continue;
+        }
         if let Some(record) = records.find(order[i], key) {
             let entry = records.read(record);
             if conntrack::is_live(&entry, tag, key.protocol, now_ns) {

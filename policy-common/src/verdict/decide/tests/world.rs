@@ -407,6 +407,12 @@ impl Identities for World {
 impl Records for World {
     type Record = usize;
 
+    fn has_open(&self, slot: u32) -> bool {
+        assert_eq!(slot, SLOT);
+        let open = number(Table::Open);
+        self.tables.borrow().keys().any(|(table, _)| *table == open)
+    }
+
     fn find(&self, table: Table, key: &CtKey) -> Option<usize> {
         self.tables.borrow().get(&(number(table), *key)).copied()
     }
