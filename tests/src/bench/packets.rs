@@ -43,6 +43,8 @@ pub(super) struct Row {
     pub(super) policies: u32,
     /// The program under test.
     pub(super) ns: f64,
+    /// Likewise, but of the fastest round of each: what it takes undisturbed.
+    pub(super) least_ns: f64,
     /// Median distance of the rounds from `ns`.
     pub(super) spread_ns: f64,
     /// Driver, harness and empty program: not net.
@@ -176,7 +178,7 @@ fn row(kernel: &mut Kernel, case: &Case, effort: Effort) -> Result<Row> {
     kernel.run(program, &packet, if fills { FILL } else { warm_up })?;
 
     let (mut ours, mut empty, mut lru, mut lpm) = (vec![], vec![], vec![], vec![]);
-    let mut cached = 0.0;
+    let (mut cached, mut fastest) = (0.0, f64::INFINITY);
     for _ in 0..effort.rounds {
         let mut run = |program: &str, answer: u32| -> Result<f64> {
             let series = kernel.run(program, &packet, effort.packets)?;
@@ -222,6 +224,7 @@ fn row(kernel: &mut Kernel, case: &Case, effort: Effort) -> Result<Row> {
             case.outcome
         );
         ours.push(series.mean_ns - base);
+        fastest = fastest.min(series.mean_ns);
     }
     let (ns, empty_ns, lru_ns) = (median(&ours), median(&empty), median(&lru));
     let lpm_ns = (!lpm.is_empty()).then(|| median(&lpm));
@@ -242,6 +245,7 @@ fn row(kernel: &mut Kernel, case: &Case, effort: Effort) -> Result<Row> {
         connections: world.connections,
         policies: 1 + world.other_policies,
         ns,
+        least_ns: fastest - empty.iter().copied().fold(f64::INFINITY, f64::min),
         spread_ns: median(&distances),
         empty_ns,
         lru_ns,

@@ -7,7 +7,7 @@ use super::packets::Row;
 /// Above the rows.
 pub(super) fn header() -> String {
     format!(
-        "{:<5}{:<8}{:<32}{:>6} {:<9}{:>7}{:>7} |{:>8}{:>6}{:>8}{:>8}{:>7}{:>7} |{:>7}",
+        "{:<5}{:<8}{:<32}{:>6} {:<9}{:>7}{:>7} |{:>8}{:>6}{:>7}{:>8}{:>7}{:>7}{:>7} |{:>7}",
         "",
         "",
         "ns net of the harness, medians",
@@ -17,6 +17,7 @@ pub(super) fn header() -> String {
         "conns",
         "ours",
         "+-",
+        "least",
         "/empty",
         "/LRU",
         "LRU",
@@ -40,7 +41,7 @@ pub(super) fn line(row: &Row) -> String {
         count => format!(" ({count} policies)"),
     };
     format!(
-        "{:<5}{:<8}{:<32}{:>6} {:<9}{:>7}{:>7} |{:>8.1}{:>6.1}{:>8.2}{:>8.2}{:>7.1}{:>6.0}% |{verdict}{lpm}{policies}",
+        "{:<5}{:<8}{:<32}{:>6} {:<9}{:>7}{:>7} |{:>8.1}{:>6.1}{:>7.1}{:>8.2}{:>7.2}{:>7.1}{:>6.0}% |{verdict}{lpm}{policies}",
         row.family,
         row.direction,
         row.what,
@@ -50,6 +51,7 @@ pub(super) fn line(row: &Row) -> String {
         row.connections,
         row.ns,
         row.spread_ns,
+        row.least_ns,
         row.to_empty,
         row.to_lru,
         row.lru_ns,
