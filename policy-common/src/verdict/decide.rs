@@ -203,6 +203,29 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
             Verdict::drop(DropReason::Fragment)
         };
     }
+    // What is certain to open is judged before its record is looked for: denied,
+    // it leaves nothing to look for, and floods of it cost the least.
+    let mut early = Judgement::ALLOW;
+    if packet.kind.only_opens() && !exempt && own_policy != PolicyWord::NOT_ISOLATED {
+        early = ask(
+            tables,
+            word,
+            direction,
+            peer.identity,
+            packet,
+            local_port,
+            peer_port,
+        );
+        if !early.allows() {
+            return Verdict {
+                denied: early.denied,
+                rule: early.rule,
+                identity: peer.identity,
+                log: early.log,
+                cacheable: false,
+            };
+        }
+    }
     let key = CtKey {
         peer: bytes16(peer_address),
         endpoint: scene.endpoint,
@@ -247,9 +270,12 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
     } else {
         direction
     };
-    let spared = exempt || word.policy(asked) == PolicyWord::NOT_ISOLATED || (followed && agreed);
+    let spared = exempt
+        || packet.kind.only_opens()
+        || word.policy(asked) == PolicyWord::NOT_ISOLATED
+        || (followed && agreed);
     let first = if spared {
-        Judgement::ALLOW
+        early
     } else {
         ask(
             tables,
