@@ -17,9 +17,9 @@ use super::state::{Outcome, State};
 use super::verdicts::Context;
 use crate::api::{Request, Response};
 use crate::datapath::events::Events;
-use crate::datapath::{Datapath, grace};
+use crate::datapath::{Datapath, Pins, grace};
 use crate::iface::{Change, Scanner, Watcher};
-use crate::run_dir::RunDir;
+use crate::run_dir::{self, RunDir};
 use crate::source::manifests::Manifests;
 use crate::{datapath, object};
 
@@ -69,8 +69,18 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 async fn serve(options: &Options) -> anyhow::Result<()> {
-    let run_dir = RunDir::lock(&options.run_dir)?;
+    let run_folder = RunDir::lock(&options.run_dir)?;
     warn_of_private_mounts();
+    // Locked before anything is loaded: an agent that is refused must not have
+    // put its programs into the other's links.
+    let pins = Pins::new(&options.bpffs);
+    pins.prepare()?;
+    let _pins = run_dir::lock_folder(&pins.root()).with_context(|| {
+        format!(
+            "another agent uses {}; give this one a --bpffs of its own, or end the other",
+            pins.root().display()
+        )
+    })?;
     let datapath = Datapath::open(
         &datapath::Options {
             bpffs: options.bpffs.clone(),
@@ -78,12 +88,6 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
         },
         object::bytes()?,
     )?;
-    let _pins = crate::run_dir::lock_folder(&datapath.pins().root()).with_context(|| {
-        format!(
-            "another agent uses {}; give this one a --bpffs of its own, or end the other",
-            datapath.pins().root().display()
-        )
-    })?;
     #[cfg(feature = "debug-log")]
     for program in datapath.program_ids() {
         super::kernel_log::follow(program)?;
@@ -125,8 +129,8 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
             "not everything is in force: see status"
         },
     );
-    let mut questions = server::listen(&run_dir.socket())
-        .with_context(|| format!("cannot listen on {}", run_dir.socket().display()))?;
+    let mut questions = server::listen(&run_folder.socket())
+        .with_context(|| format!("cannot listen on {}", run_folder.socket().display()))?;
 
     let mut terminate = signal(SignalKind::terminate()).context("signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("signals")?;

@@ -39,6 +39,8 @@ pub(super) struct State {
     pub(super) assignment: Assignment<PodUid>,
     known: Vec<KnownInterface<PodUid>>,
     pub(super) held: BTreeSet<u32>,
+    /// What the last plan was made for, if it has been carried out whole.
+    settled: Option<(Attachments, BTreeSet<u32>)>,
     pub(super) programmed: BTreeMap<PodRef, Programmed>,
     pub(super) names: Names,
     pub(super) lines: Lines,
@@ -81,6 +83,7 @@ impl State {
             assignment: assign_after(&Snapshot::default(), &[], &[]),
             known: Vec::new(),
             held: BTreeSet::new(),
+            settled: None,
             programmed: BTreeMap::new(),
             names: Names::default(),
             lines: Lines::stdout(),
@@ -147,6 +150,16 @@ impl State {
             self.engine.set_node(context);
         }
         let attachments = self.attachments();
+        let changes = self.engine.take_changes();
+        let settled = self.settled.take();
+        if changes.is_empty()
+            && let Some((before, held)) = settled
+            && before == attachments
+            && held == self.held
+        {
+            self.settled = Some((before, held));
+            return Outcome::default();
+        }
         let desired = self.engine.desired();
         self.names.learn_rules(&desired.rules);
         let Plan {
@@ -162,6 +175,9 @@ impl State {
         let ops = self.hold(ops);
         if ops.is_empty() {
             self.failure = None;
+            if self.plan_problems.is_empty() {
+                self.settled = Some((attachments, self.held.clone()));
+            }
             return Outcome::default();
         }
         self.changes += 1;
@@ -178,6 +194,7 @@ impl State {
         }
         if self.carry_out(&ops) {
             // What was removed may have made room for what did not fit.
+            self.settled = None;
             return self.reconcile();
         }
         Outcome {
@@ -198,6 +215,7 @@ impl State {
                     return Outcome::default();
                 }
                 self.planner.reread(mirror);
+                self.settled = None;
                 let before = self.changes;
                 let outcome = self.reconcile();
                 if self.changes != before {
