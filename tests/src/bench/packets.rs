@@ -94,6 +94,11 @@ pub(super) fn measure(effort: Effort, filter: &str, mut each: impl FnMut(&Row)) 
         each(&row);
         packets.rows.push(row);
     }
+    ensure!(
+        !packets.rows.is_empty(),
+        "no row has {filter:?} in its name; one is called {:?}",
+        title(&cases(Family::V4)[0])
+    );
     Ok(packets)
 }
 
