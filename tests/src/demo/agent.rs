@@ -1,7 +1,6 @@
 //! The agent under demonstration: its process, its folders, its command line.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -27,12 +26,11 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    /// Prepares the folders; nothing runs yet.
+    /// Prepares the folders; nothing runs yet. `binary` is as [`find`] says.
     ///
     /// # Errors
-    /// When the binary is not there or a folder cannot be made.
-    pub(super) fn new(lab: &Lab) -> Result<Self> {
-        let binary = binary()?;
+    /// When a folder cannot be made.
+    pub(super) fn new(lab: &Lab, binary: PathBuf) -> Result<Self> {
         let folder = |name: &str| -> Result<PathBuf> {
             let path = lab.dir().join(name);
             fs::create_dir(&path).with_context(|| format!("create {}", path.display()))?;
@@ -94,18 +92,19 @@ impl Agent {
         fs::rename(&draft, &file).with_context(|| format!("rename to {}", file.display()))
     }
 
-    /// Takes a manifest out of the folder, if it is there.
+    /// Takes every manifest out of the folder but one.
     ///
     /// # Errors
-    /// When it cannot be removed.
-    pub(super) fn remove_manifest(&self, name: &str) -> Result<()> {
-        let file = self.manifests.join(name);
-        match fs::remove_file(&file) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("remove {}", file.display()))
+    /// When the folder cannot be read or a file not be removed.
+    pub(super) fn keep_manifest(&self, name: &str) -> Result<()> {
+        let folder = self.manifests.display();
+        for entry in fs::read_dir(&self.manifests).with_context(|| format!("read {folder}"))? {
+            let path = entry.with_context(|| format!("read {folder}"))?.path();
+            if path.file_name().is_some_and(|file| file != name) {
+                fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     /// The output of a subcommand that has to succeed.
@@ -190,7 +189,10 @@ impl Agent {
 }
 
 /// Where the agent is: said by the caller, or built beside this program.
-fn binary() -> Result<PathBuf> {
+///
+/// # Errors
+/// When it is not there.
+pub(super) fn find() -> Result<PathBuf> {
     let path = match std::env::var_os("POLICY_AGENT") {
         Some(path) => PathBuf::from(path),
         None => std::env::current_exe()

@@ -34,6 +34,9 @@ use self::measure::{Answer, Question, ask};
 use self::screen::{Screen, Tone};
 use crate::lab::{Family, Lab, Proto, Wiring, now_ns};
 
+/// File name of the manifests that are no policies.
+const CLUSTER: &str = "cluster.yaml";
+/// The policies of the demo.
 const POLICIES: &str = include_str!("policies.yaml");
 
 /// Connections that are denied one by one, to show who denied them.
@@ -71,6 +74,7 @@ pub fn run(options: Options) -> Result<()> {
         "the demo makes network namespaces and loads programs into the kernel, which needs root; \
          run: sudo -E env \"PATH=$PATH\" cargo xtask demo"
     );
+    let binary = agent::find()?;
     interrupt::watch();
     let start = Instant::now();
     let mut screen = Screen::new();
@@ -81,8 +85,8 @@ pub fn run(options: Options) -> Result<()> {
     introduce(&screen, &cast)?;
     interrupt::check()?;
 
-    let mut agent = Agent::new(&lab)?;
-    agent.write_manifest("cluster.yaml", &cast::cluster_manifest(&lab))?;
+    let mut agent = Agent::new(&lab, binary)?;
+    agent.write_manifest(CLUSTER, &cast::cluster_manifest(&lab))?;
     agent.start(&mut lab)?;
     screen.say(
         "The agent runs in the node's namespace and watches a folder that has the node, the \
@@ -98,6 +102,7 @@ pub fn run(options: Options) -> Result<()> {
     };
     let result = demo.show(options);
     if result.is_err()
+        && interrupt::check().is_ok()
         && let said = demo.agent.errors()
         && !said.is_empty()
     {
@@ -199,7 +204,7 @@ impl Demo {
         let reports = flows.close()?;
         let stored_ns = log::isolated_at(&self.agent, cut::SERVER, since_ns)?;
         self.screen.say(&format!(
-            "It was in force {:.1} ms later, by one store into a map. Two clients had a connection \
+            "It was in force {:.1} ms later, by one store into a map for each pod. Two clients had a connection \
              to the database, with a message each 5 ms. Nothing that was sent after that moment got \
              through on the connection that is now forbidden; the other lost nothing:",
             Duration::from_nanos(stored_ns - since_ns).as_secs_f64() * 1e3
@@ -387,7 +392,7 @@ impl Demo {
             output.contains("no trace is left"),
             "cleanup does not say that nothing is left"
         );
-        self.agent.remove_manifest("policies.yaml")?;
+        self.agent.keep_manifest(CLUSTER)?;
         let answers = self.ask(&questions)?;
         ensure!(
             count_denied(&answers) == 0,
