@@ -67,13 +67,14 @@ pub const PORT_SET_ENTRIES: usize = 16_384;
 pub const EXTENT_ENTRIES: usize = 65_536;
 /// Confirmed connection records, allocated at once, so that the packet path
 /// never fails for want of memory.
-pub const CT_ENTRIES: usize = 131_072;
-/// Pending connection records; the oldest is evicted.
-pub const CT_PENDING_ENTRIES: usize = 65_536;
+pub const CT_ENTRIES: usize = 65_536;
+/// Pending connection records; the oldest is evicted. Small, so that the many
+/// lookups that find nothing there stay in the CPU's cache.
+pub const CT_PENDING_ENTRIES: usize = 16_384;
 /// Records of endpoints that nothing isolates; the oldest is evicted.
-pub const CT_OPEN_ENTRIES: usize = 65_536;
+pub const CT_OPEN_ENTRIES: usize = 16_384;
 /// Sets of the flow cache, each CPU; a power of two.
-pub const FLOW_SETS: usize = 1_024;
+pub const FLOW_SETS: usize = 2_048;
 /// Counters, see [`super::stats`].
 pub const COUNTER_ENTRIES: usize = 128;
 /// Bytes of the event ring; a power of two and a multiple of the page size.
