@@ -116,12 +116,40 @@ impl Pod {
     }
 }
 
-/// A policy in `namespace` on the pods that `selector` names.
-pub(crate) fn policy(namespace: &str, name: &str, spec: Value) -> Value {
+/// The direction in which a policy isolates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Ingress,
+    Egress,
+}
+
+/// A policy that isolates the pods of `subject` (`app=...`) and allows for each
+/// `(peer app, ports)` those TCP and UDP ports, or everything if there are none.
+pub(crate) fn allow(way: Way, policy: &str, subject: &str, rules: &[(&str, &[u16])]) -> Value {
+    let (namespace, name) = policy.split_once('/').expect("namespace/name");
+    let (kind, list, peers) = match way {
+        Way::Ingress => ("Ingress", "ingress", "from"),
+        Way::Egress => ("Egress", "egress", "to"),
+    };
+    let rules: Vec<Value> = rules
+        .iter()
+        .map(|(peer, ports)| {
+            let ports: Vec<Value> = ports
+                .iter()
+                .flat_map(|port| ["TCP", "UDP"].map(|protocol| (port, protocol)))
+                .map(|(port, protocol)| json!({"port": port, "protocol": protocol}))
+                .collect();
+            json!({peers: [{"podSelector": {"matchLabels": {"app": peer}}}], "ports": ports})
+        })
+        .collect();
     json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "metadata": {"namespace": namespace, "name": name},
-        "spec": spec,
+        "spec": {
+            "podSelector": {"matchLabels": {"app": subject}},
+            "policyTypes": [kind],
+            list: rules,
+        },
     })
 }

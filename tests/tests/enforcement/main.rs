@@ -4,6 +4,8 @@
 //! taken. What ought to pass is written here by hand, and compared with what
 //! `simulate` says as well.
 
+mod cut;
+mod flip;
 mod folder;
 mod matrix;
 mod node;
