@@ -29,6 +29,8 @@ const VERIFY: Duration = Duration::from_secs(5);
 const SWEEP: Duration = Duration::from_secs(10);
 /// How long after a failure it is tried again.
 const RETRY: Duration = Duration::from_millis(200);
+/// How long to wait before looking again when the kernel stops telling.
+const UNTOLD: Duration = Duration::from_millis(100);
 /// Endpoints that share the connection table at least: one gets no more than this
 /// part of it.
 const CT_SHARES: usize = 16;
@@ -148,7 +150,15 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
                 if state.read_manifests() { state.reconcile() } else { continue }
             }
             change = watcher.changed() => {
-                let change = change.unwrap_or_else(|_| Change::everything());
+                let change = match change {
+                    Ok(change) => change,
+                    Err(error) => {
+                        // Told nothing more by the kernel: look, and not too often.
+                        eprintln!("interfaces: {error}");
+                        tokio::time::sleep(UNTOLD).await;
+                        Change::everything()
+                    }
+                };
                 state.read_interfaces(&change);
                 state.reconcile()
             }

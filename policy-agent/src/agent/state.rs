@@ -393,6 +393,16 @@ impl State {
             };
             all.push(pod_problem(pod, severity, message));
         }
+        for ((pod, _), interfaces) in &self.assignment.interfaces {
+            if interfaces.len() > 1 {
+                let message = format!(
+                    "it has {} interfaces: its policies are in force on the first only \
+                     (interface indexes {interfaces:?})",
+                    interfaces.len()
+                );
+                all.push(pod_problem(pod, Severity::Warning, message));
+            }
+        }
         for conflict in &self.assignment.conflicts {
             let (object, message) = match conflict {
                 Conflict::AddressInSeveralPlaces {

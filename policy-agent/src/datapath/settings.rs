@@ -32,12 +32,11 @@ impl Maps {
 
     /// Sets or clears `FLAG_*` of [`policy_common::abi::config`].
     pub(super) fn set_flag(&self, flag: u32, on: bool) -> Result<(), MapError> {
-        let flags = self.config().flags;
-        let next = if on { flags | flag } else { flags & !flag };
-        if next == flags {
-            return Ok(());
-        }
-        self.store_config(offset_of!(Config, flags), next)
+        // One atomic operation: the command line switches enforcement while an
+        // agent keeps its own flags.
+        self.config
+            .set_bits32(0, offset_of!(Config, flags), flag, on)
+            .map_err(stored)
     }
 
     /// Notes the newest generation; never goes back.
@@ -57,12 +56,14 @@ impl Maps {
     }
 
     fn store_config(&self, offset: usize, value: u32) -> Result<(), MapError> {
-        self.config
-            .store32(0, offset, value)
-            .map_err(|source: io::Error| MapError {
-                map: policy_common::abi::maps::CONFIG,
-                what: "store",
-                source,
-            })
+        self.config.store32(0, offset, value).map_err(stored)
+    }
+}
+
+fn stored(source: io::Error) -> MapError {
+    MapError {
+        map: policy_common::abi::maps::CONFIG,
+        what: "store",
+        source,
     }
 }

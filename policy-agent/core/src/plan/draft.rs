@@ -70,12 +70,20 @@ pub(super) fn draft(
         writer.remove(&frozen);
     }
     let generations = writer.endpoints(all, &given);
+    let mut generations = writer.renew(&given, generations);
+    writer.leave(all);
     if !moves {
+        // A packet that read the old word and looks its peer up only now must
+        // still find the identity that the old policy knows.
+        let words = writer.ops.len();
+        writer.narrowed.clear();
         writer.settle(&frozen);
         writer.remove(&frozen);
+        if writer.ops.len() > words {
+            writer.ops.insert(words, Op::Grace);
+        }
+        generations = writer.renew(&given, generations);
     }
-    let generations = writer.renew(&given, generations);
-    writer.leave(all);
     writer.free(all, &given, &room);
     let ops = writer.ops;
     Ok(Draft {

@@ -115,6 +115,35 @@ impl<T: Plain> Mapping<T> {
         Ok(())
     }
 
+    /// Sets or clears bits of the 4 bytes at an offset in an element, in one
+    /// operation.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::store`].
+    pub(in super::super) fn set_bits32(
+        &self,
+        index: u32,
+        offset: usize,
+        bits: u32,
+        on: bool,
+    ) -> io::Result<()> {
+        if !offset.is_multiple_of(4) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let place = self
+            .place(index, offset, 4)
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        // SAFETY: as in `store32`.
+        let word = unsafe { AtomicU32::from_ptr(place.cast()) };
+        if on {
+            word.fetch_or(bits, Ordering::AcqRel);
+        } else {
+            word.fetch_and(!bits, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
     /// Writes a whole element, the word at `last` after all others.
     ///
     /// # Errors
