@@ -234,12 +234,11 @@ impl Flows {
 
     /// Waits until every stream has sent so many more datagrams.
     fn wait_for_datagrams(&self, more: usize) -> Result<()> {
-        for stream in &self.udp {
-            let sent = stream.sent();
-            wait_for("datagrams to be sent", BOUND, || {
-                stream.sent() >= sent + more
-            })?;
-        }
+        let sent: Vec<usize> = self.udp.iter().map(UdpStream::sent).collect();
+        let ahead = |(stream, sent): (&UdpStream, &usize)| stream.sent() >= sent + more;
+        wait_for("datagrams to be sent", BOUND, || {
+            self.udp.iter().zip(&sent).all(ahead)
+        })?;
         Ok(())
     }
 

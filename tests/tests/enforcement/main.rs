@@ -9,4 +9,5 @@ mod flip;
 mod folder;
 mod matrix;
 mod node;
+mod restart;
 mod rows;

@@ -129,6 +129,13 @@ impl Node {
         Ok(())
     }
 
+    /// Ends the agent as the system does; what is in force stays.
+    pub(crate) fn stop(&self) -> Result<()> {
+        let status = self.agent().terminate(BOUND)?;
+        ensure!(status.success(), "{}", self.agent().describe());
+        Ok(())
+    }
+
     /// Starts an agent by a command of the test's own.
     pub(crate) fn start_command(&mut self, command: Command) -> Result<()> {
         let agent = self.lab.spawn_in_node(command)?;
