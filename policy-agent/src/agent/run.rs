@@ -101,6 +101,7 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
     let scanner = Scanner::new(options.netns_dir.clone())?;
     let mut planner = Planner::new(datapath.read_back()?, Limits::default());
     planner.set_spoof_check(options.spoof_check);
+    planner.renew_all();
     let manifests = Manifests::watched(vec![options.manifests.clone()]);
     let mut prefilter = Prefilter::new(
         options.prefilter_interfaces.clone(),
@@ -214,9 +215,10 @@ impl Next {
     fn take(&mut self, outcome: Outcome, graces: &mpsc::Sender<()>) {
         // A deadline, not a pause: whatever else happens must not put it off.
         self.retry_at = match (outcome.retry, self.retry_at) {
-            (false, _) => None,
-            (true, Some(at)) if at > Instant::now() => Some(at),
-            (true, _) => Some(Instant::now() + RETRY),
+            (None, before) => before,
+            (Some(false), _) => None,
+            (Some(true), Some(at)) if at > Instant::now() => Some(at),
+            (Some(true), _) => Some(Instant::now() + RETRY),
         };
         if outcome.grace && !self.waiting {
             self.waiting = true;

@@ -36,12 +36,20 @@ pub(super) struct State {
     pub(super) manifests: Manifests,
     scanner: Scanner,
     pub(super) snapshot: Snapshot,
+    /// Interfaces were read at least once.
+    scanned: bool,
+    /// Interfaces that were held, and whether endpoints were looked for that an
+    /// earlier agent left.
+    holding: BTreeSet<u32>,
+    adopted: bool,
     pub(super) assignment: Assignment<PodUid>,
     known: Vec<KnownInterface<PodUid>>,
     pub(super) held: BTreeSet<u32>,
     /// What the last plan was made for, if it has been carried out whole.
     settled: Option<(Attachments, BTreeSet<u32>)>,
     pub(super) programmed: BTreeMap<PodRef, Programmed>,
+    /// The same, of the plan that is being carried out.
+    upcoming: BTreeMap<PodRef, Programmed>,
     pub(super) names: Names,
     pub(super) lines: Lines,
     cleanup: Cleanup,
@@ -59,8 +67,25 @@ pub(super) struct State {
 pub(super) struct Outcome {
     /// Removal waits for a grace period.
     pub(super) grace: bool,
-    /// Something could not be done; try again a little later.
-    pub(super) retry: bool,
+    /// `Some(true)`: something could not be done, try again a little later;
+    /// `Some(false)`: all was done; `None`: nothing was tried.
+    pub(super) retry: Option<bool>,
+}
+
+impl Outcome {
+    fn failed() -> Self {
+        Self {
+            grace: false,
+            retry: Some(true),
+        }
+    }
+
+    fn done(grace: bool) -> Self {
+        Self {
+            grace,
+            retry: Some(false),
+        }
+    }
 }
 
 impl State {
@@ -80,11 +105,15 @@ impl State {
             manifests,
             scanner,
             snapshot: Snapshot::default(),
+            scanned: false,
+            holding: BTreeSet::new(),
+            adopted: false,
             assignment: assign_after(&Snapshot::default(), &[], &[]),
             known: Vec::new(),
             held: BTreeSet::new(),
             settled: None,
             programmed: BTreeMap::new(),
+            upcoming: BTreeMap::new(),
             names: Names::default(),
             lines: Lines::stdout(),
             cleanup: Cleanup::default(),
@@ -103,6 +132,10 @@ impl State {
         let update = self.manifests.rescan();
         self.source_problems = update.diagnostics;
         if self.name.is_none() {
+            if update.events.is_empty() {
+                // Not even an empty list: the folder was not there to be read.
+                return false;
+            }
             // The name decides which pods are local, and may come from the only
             // Node among the objects: settled before anything is derived.
             let mut store = policy_core::store::Store::new();
@@ -115,7 +148,21 @@ impl State {
         let changed = !update.events.is_empty();
         self.engine
             .apply(update.events.into_iter().map(|event| at_home(event, &name)));
-        self.synced = true;
+        if !self.synced {
+            // What an earlier agent left in force may come from what cannot be read
+            // now: it stays until that can be told.
+            let adopted = !self.planner.mirror().endpoints.is_empty();
+            self.synced = !(update.partial && adopted);
+            if !self.synced {
+                self.source_problems.push(node_problem(
+                    "manifests",
+                    "not everything can be read, and policies of an earlier agent are in force: \
+                     they stay as they are, for all pods, until every file can be read"
+                        .to_owned(),
+                ));
+            }
+            return self.synced;
+        }
         changed
     }
 
@@ -125,6 +172,7 @@ impl State {
         match self.scanner.scan(change) {
             Ok(snapshot) => {
                 self.snapshot = snapshot;
+                self.scanned = true;
                 self.scan_failure = None;
             }
             Err(error) => {
@@ -140,6 +188,10 @@ impl State {
     pub(super) fn reconcile(&mut self) -> Outcome {
         if !self.synced {
             return Outcome::default();
+        }
+        if !self.scanned {
+            // Nothing is known of interfaces: that is not the same as none.
+            return Outcome::failed();
         }
         let context = node::context(
             &self.engine.node().name.clone(),
@@ -158,7 +210,7 @@ impl State {
             && held == self.held
         {
             self.settled = Some((before, held));
-            return Outcome::default();
+            return Outcome::done(false);
         }
         let desired = self.engine.desired();
         self.names.learn_rules(&desired.rules);
@@ -171,19 +223,28 @@ impl State {
         for (pod, programmed) in &endpoints {
             self.names.learn_pod(programmed.number, pod);
         }
-        self.programmed = endpoints;
-        let ops = self.hold(ops);
+        let ops = self.hold(ops, &endpoints);
         if ops.is_empty() {
+            self.programmed = endpoints;
             self.failure = None;
+            self.planner.renewed();
             if self.plan_problems.is_empty() {
                 self.settled = Some((attachments, self.held.clone()));
             }
-            return Outcome::default();
+            return Outcome::done(false);
         }
         self.changes += 1;
         let (ops, grace) = self.cleanup.split(ops);
-        let retry = !self.carry_out(&ops);
-        Outcome { grace, retry }
+        self.upcoming = endpoints;
+        if self.carry_out(&ops) {
+            self.programmed = std::mem::take(&mut self.upcoming);
+            self.planner.renewed();
+            return Outcome::done(grace);
+        }
+        // What was to be removed afterwards may still be in force.
+        self.cleanup.take();
+        self.planner.renew_all();
+        Outcome::failed()
     }
 
     /// The grace period of the last change has passed.
@@ -197,10 +258,8 @@ impl State {
             self.settled = None;
             return self.reconcile();
         }
-        Outcome {
-            grace: false,
-            retry: true,
-        }
+        self.planner.renew_all();
+        Outcome::failed()
     }
 
     /// Compares the kernel with what should be in it, and repairs.
@@ -229,10 +288,7 @@ impl State {
                     "datapath",
                     format!("the kernel's maps cannot be read back: {error}"),
                 ));
-                Outcome {
-                    grace: false,
-                    retry: true,
-                }
+                Outcome::failed()
             }
         }
     }
@@ -270,8 +326,9 @@ impl State {
     fn announce(&self, slot: u32, word: policy_common::abi::endpoint::PolicyWord, at_ns: u64) {
         use policy_common::abi::Direction;
         let pod = self
-            .programmed
+            .upcoming
             .iter()
+            .chain(&self.programmed)
             .find(|(_, programmed)| programmed.slot == slot)
             .map(|(pod, _)| pod.to_string());
         let line = serde_json::json!({
@@ -299,8 +356,36 @@ impl State {
                 ((pod.clone(), spec.uid.clone()), addresses)
             })
             .collect();
+        let attached = &self.planner.mirror().attached;
+        if !self.adopted {
+            // A link that is alive proves that the interface is the one on which an
+            // earlier agent put it; what is behind it now, its pod chooses.
+            self.adopted = true;
+            self.known = adopt(self.planner.mirror(), &self.snapshot, &pods);
+        }
+        // An interface that carries our link is the same interface, wherever its
+        // pod has moved the other end.
+        for known in &mut self.known {
+            if let Some(link) = self.snapshot.links.get(&known.interface)
+                && attached.contains(&known.interface)
+            {
+                known.peer = link.peer;
+            }
+        }
         self.assignment = assign_after(&self.snapshot, &pods, &self.known);
         self.known = self.assignment.known(&self.snapshot);
+        let chosen: BTreeMap<PodUid, u32> = self
+            .assignment
+            .interfaces
+            .iter()
+            .filter_map(|(pod, interfaces)| {
+                let addresses = pods
+                    .iter()
+                    .find(|(other, _)| other == pod)
+                    .map(|(_, a)| a)?;
+                Some((pod.clone(), self.choose(&pod.0, interfaces, addresses)?))
+            })
+            .collect();
         let desired = self.engine.desired();
         let is_isolated = |pod: &PodUid| {
             desired
@@ -310,46 +395,112 @@ impl State {
         };
         // It cannot be told whose it is, and one of those whose it may be is
         // isolated: nothing but the node's own traffic.
-        self.held = self
+        let contested = self
             .assignment
             .contested
             .iter()
             .filter(|(_, pods)| pods.iter().any(is_isolated))
-            .map(|(interface, _)| *interface)
-            .collect();
-        self.assignment
+            .map(|(interface, _)| *interface);
+        // Further interfaces of an isolated pod are no way round its policies.
+        let further = self
+            .assignment
             .interfaces
             .iter()
-            .filter_map(|((pod, _), interfaces)| {
-                let ifindex = *interfaces.first()?;
+            .filter(|(pod, _)| is_isolated(pod))
+            .flat_map(|(pod, interfaces)| {
+                let chosen = chosen.get(pod).copied();
+                interfaces
+                    .iter()
+                    .copied()
+                    .filter(move |i| Some(*i) != chosen)
+            });
+        self.held = contested.chain(further).collect();
+        chosen
+            .into_iter()
+            .map(|((pod, _), ifindex)| {
                 let attachment = Attachment {
                     ifindex,
                     link_local6: self.link_local(ifindex),
                 };
-                Some((pod.clone(), attachment))
+                (pod, attachment)
             })
             .collect()
+    }
+
+    /// Which of a pod's interfaces its policies are put on: the one that they are
+    /// on, unless its address has gone to another.
+    fn choose(
+        &self,
+        pod: &PodRef,
+        interfaces: &BTreeSet<u32>,
+        addresses: &[std::net::IpAddr],
+    ) -> Option<u32> {
+        let has_address = |index: &u32| match self.snapshot.behind.get(index) {
+            Some(Behind::Addresses(behind)) => behind
+                .on_peer
+                .iter()
+                .any(|address| addresses.contains(address)),
+            _ => false,
+        };
+        let current = self.programmed.get(pod).map(|now| now.ifindex);
+        let current = current.filter(|index| interfaces.contains(index));
+        current
+            .filter(has_address)
+            .or_else(|| interfaces.iter().copied().find(has_address))
+            .or(current)
+            .or_else(|| interfaces.first().copied())
     }
 
     fn link_local(&self, ifindex: u32) -> Option<std::net::Ipv6Addr> {
         let Some(Behind::Addresses(addresses)) = self.snapshot.behind.get(&ifindex) else {
             return None;
         };
-        addresses.on_peer.iter().find_map(|address| match address {
-            std::net::IpAddr::V6(v6) if AddressClass::of(*address) == AddressClass::LinkLocal => {
-                Some(*v6)
-            }
-            _ => None,
-        })
+        // An address of this node's own is not the pod's to announce.
+        let is_own = |address: &std::net::IpAddr| {
+            let own = &self.snapshot.own_addresses;
+            own.iter().any(|own| own.address == *address)
+        };
+        let of_pod: Vec<std::net::Ipv6Addr> = addresses
+            .on_peer
+            .iter()
+            .filter(|address| AddressClass::of(**address) == AddressClass::LinkLocal)
+            .filter(|address| !is_own(address))
+            .filter_map(|address| match address {
+                std::net::IpAddr::V6(v6) => Some(*v6),
+                std::net::IpAddr::V4(_) => None,
+            })
+            .collect();
+        // The one that it had, for as long as it has it.
+        let mirror = self.planner.mirror();
+        let slot = mirror.interfaces.get(&ifindex);
+        let known = slot.and_then(|slot| mirror.endpoints.get(slot));
+        let known = known.map(|endpoint| std::net::Ipv6Addr::from(endpoint.link_local6));
+        known
+            .filter(|known| of_pod.contains(known))
+            .or_else(|| of_pod.first().copied())
     }
 
     /// Held interfaces have the programs and no endpoint.
-    fn hold(&self, mut ops: Vec<Op>) -> Vec<Op> {
+    fn hold(&mut self, mut ops: Vec<Op>, endpoints: &BTreeMap<PodRef, Programmed>) -> Vec<Op> {
         ops.retain(|op| !matches!(op, Op::Detach { ifindex } if self.held.contains(ifindex)));
         let attached = &self.planner.mirror().attached;
         let missing = self.held.iter().filter(|held| !attached.contains(held));
         let holds = missing.map(|ifindex| Op::Attach { ifindex: *ifindex });
-        holds.chain(ops).collect()
+        let is_used = |ifindex: &u32| endpoints.values().any(|pod| pod.ifindex == *ifindex);
+        let released = self
+            .holding
+            .iter()
+            .filter(|ifindex| !self.held.contains(ifindex))
+            .filter(|ifindex| attached.contains(ifindex) && !is_used(ifindex));
+        let releases = released.map(|ifindex| Op::Detach { ifindex: *ifindex });
+        // Before what may have to wait, after what changes verdicts.
+        let at = ops.iter().position(|op| matches!(op, Op::Grace));
+        let later = ops.split_off(at.unwrap_or(ops.len()));
+        ops.extend(holds.chain(releases).chain(later));
+        self.holding.extend(&self.held);
+        self.holding
+            .retain(|ifindex| self.snapshot.links.contains_key(ifindex));
+        ops
     }
 
     /// Everything that is wrong or worth knowing, sorted.
@@ -396,7 +547,8 @@ impl State {
         for ((pod, _), interfaces) in &self.assignment.interfaces {
             if interfaces.len() > 1 {
                 let message = format!(
-                    "it has {} interfaces: its policies are in force on the first only \
+                    "it has {} interfaces: its policies are in force on one; the others \
+                     pass the node's own traffic only while it is isolated \
                      (interface indexes {interfaces:?})",
                     interfaces.len()
                 );
@@ -449,6 +601,33 @@ impl State {
                 .values()
                 .all(|programmed| programmed.current)
     }
+}
+
+/// The interfaces on which an earlier agent put the policies of these pods.
+fn adopt(
+    mirror: &policy_core::plan::Mirror,
+    snapshot: &Snapshot,
+    pods: &[(PodUid, Vec<std::net::IpAddr>)],
+) -> Vec<KnownInterface<PodUid>> {
+    let mut known = Vec::new();
+    for endpoint in mirror.endpoints.values() {
+        if !mirror.attached.contains(&endpoint.ifindex) {
+            continue;
+        }
+        let v4 = (endpoint.addr4 != [0; 4]).then(|| endpoint.addr4.into());
+        let v6 = (endpoint.addr6 != [0; 16]).then(|| endpoint.addr6.into());
+        let addresses: Vec<std::net::IpAddr> = v4.into_iter().chain(v6).collect();
+        let pod = pods.iter().find(|(_, of_pod)| *of_pod == addresses);
+        let link = snapshot.links.get(&endpoint.ifindex);
+        if let (Some((pod, _)), Some(link)) = (pod, link) {
+            known.push(KnownInterface {
+                interface: endpoint.ifindex,
+                peer: link.peer,
+                pod: pod.clone(),
+            });
+        }
+    }
+    known
 }
 
 /// A pod that names no node is this node's.

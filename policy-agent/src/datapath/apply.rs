@@ -214,7 +214,12 @@ impl Datapath {
             Op::DeleteEndpoint { slot } => Ok(maps.write_endpoint_first(*slot)?),
             Op::Interface { ifindex, slot } => maps.lead(*ifindex, *slot),
             Op::DeleteInterface { ifindex } => Ok(maps.lead_nowhere(*ifindex)?),
-            Op::Attach { ifindex } => Ok(self.attach(*ifindex)?),
+            Op::Attach { ifindex } => match self.attach(*ifindex) {
+                // Its pod went meanwhile: there is nothing to put programs on, and
+                // nobody else's policy waits for it. The next scan tells.
+                Ok(()) | Err(AttachError::Gone { .. }) => Ok(()),
+                Err(error) => Err(error.into()),
+            },
             Op::Detach { ifindex } => Ok(self.detach(*ifindex)?),
             Op::Grace => sys::grace().map_err(OpError::Grace),
             Op::PortSet { .. }

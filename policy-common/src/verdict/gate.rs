@@ -103,6 +103,8 @@ fn to_pod<'a, B: PacketBytes>(packet: &'a Packet, bytes: &B) -> Gate<'a> {
 fn from_pod<'a, B: PacketBytes>(pod: &Pod<'_>, packet: &'a Packet, bytes: &B) -> Gate<'a> {
     match packet.kind {
         _ if is_long_discovery(packet, bytes) => {}
+        // Reports and done messages, to multicast only: a query is a router's.
+        Kind::MulticastListener if packet.detail == 130 || !is_multicast(packet.dst) => {}
         // CVE-2020-10749: a pod that plays router takes over its neighbours.
         Kind::RouterAdvertisement => return Gate::Drop(DropReason::RouterAdvertisement),
         // Whatever the hop limit.
@@ -150,6 +152,10 @@ fn from_pod<'a, B: PacketBytes>(pod: &Pod<'_>, packet: &'a Packet, bytes: &B) ->
 /// a nonce (RFC 7527), and 16 to spare.
 const LONGEST_DISCOVERY: usize = 14 + 8 + 40 + 24 + 8 + 8 + 16;
 
+/// The longest multicast listener message that passes unjudged, bytes: a report
+/// of sixteen groups (RFC 3810 section 5.2).
+const LONGEST_LISTENER: usize = 14 + 8 + 40 + 8 + 8 + 16 * 20;
+
 /// Neighbour discovery that carries more than neighbour discovery.
 #[inline(always)]
 fn is_long_discovery<B: PacketBytes>(packet: &Packet, bytes: &B) -> bool {
@@ -157,11 +163,17 @@ fn is_long_discovery<B: PacketBytes>(packet: &Packet, bytes: &B) -> bool {
         packet.kind,
         Kind::NeighbourSolicitation | Kind::NeighbourAdvertisement | Kind::RouterSolicitation
     ) && bytes.len() > LONGEST_DISCOVERY
+        || packet.kind == Kind::MulticastListener && bytes.len() > LONGEST_LISTENER
+}
+
+#[inline(always)]
+fn is_multicast(address: Words) -> bool {
+    address[0].to_ne_bytes()[0] == 0xff
 }
 
 #[inline(always)]
 fn is_multicast_or_link(address: Words) -> bool {
-    address[0].to_ne_bytes()[0] == 0xff || is_link_local6(address)
+    is_multicast(address) || is_link_local6(address)
 }
 
 #[inline(always)]

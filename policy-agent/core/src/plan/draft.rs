@@ -70,7 +70,8 @@ pub(super) fn draft(
         writer.remove(&frozen);
     }
     let generations = writer.endpoints(all, &given);
-    let mut generations = writer.renew(&given, generations);
+    let mut generations = writer.renew(&given, generations, all.renew);
+    writer.attach(all);
     writer.leave(all);
     if !moves {
         // A packet that read the old word and looks its peer up only now must
@@ -82,7 +83,7 @@ pub(super) fn draft(
         if writer.ops.len() > words {
             writer.ops.insert(words, Op::Grace);
         }
-        generations = writer.renew(&given, generations);
+        generations = writer.renew(&given, generations, false);
     }
     writer.free(all, &given, &room);
     let ops = writer.ops;
@@ -198,7 +199,6 @@ impl Writer<'_> {
 
     /// New endpoints, then all words; gives each endpoint's generation.
     fn endpoints(&mut self, all: &Seats<'_>, given: &[Given]) -> Vec<u32> {
-        let mirror = self.facts.mirror;
         let mut generations = Vec::with_capacity(given.len());
         let mut words = Vec::new();
         for (seat, given) in all.seats.iter().zip(given) {
@@ -232,12 +232,20 @@ impl Writer<'_> {
                     generations.push(word.generation());
                 }
             }
-            if !mirror.attached.contains(&ifindex) {
-                self.ops.push(Op::Attach { ifindex });
-            }
         }
         self.ops.append(&mut words);
         generations
+    }
+
+    /// Puts the programs where they are missing: after all words, so that an
+    /// interface that refuses holds up nobody else's policy.
+    fn attach(&mut self, all: &Seats<'_>) {
+        for seat in &all.seats {
+            let ifindex = seat.value.ifindex;
+            if !self.facts.mirror.attached.contains(&ifindex) {
+                self.ops.push(Op::Attach { ifindex });
+            }
+        }
     }
 
     /// Points every address to its class's own identity.
@@ -329,11 +337,12 @@ impl Writer<'_> {
 
     /// A new generation for every endpoint whose policy narrowed without a new
     /// number: what was remembered of it must be asked again.
-    fn renew(&mut self, given: &[Given], mut generations: Vec<u32>) -> Vec<u32> {
+    fn renew(&mut self, given: &[Given], mut generations: Vec<u32>, all: bool) -> Vec<u32> {
         for (at, seat) in self.facts.seats.iter().enumerate() {
             let policies = given[at].policies;
             let mut numbers = policies.iter().map(|number| u32::from(*number));
-            if seat.old() == Some(policies) && numbers.any(|n| self.narrowed.contains(&n)) {
+            let stale = (all && seat.led) || numbers.any(|n| self.narrowed.contains(&n));
+            if seat.old() == Some(policies) && stale {
                 self.generation += 1;
                 let word = PolicyWord::new(self.generation, policies[0], policies[1]);
                 let slot = seat.slot;

@@ -89,6 +89,9 @@ pub struct Planner {
     free: VecDeque<u32>,
     /// Flags of new slots.
     flags: u32,
+    /// A change may have stopped between an answer and the generations that it
+    /// makes stale.
+    renew: bool,
 }
 
 impl Planner {
@@ -101,7 +104,21 @@ impl Planner {
             mirror,
             limits,
             flags: 0,
+            renew: false,
         }
+    }
+
+    /// The next plan gives every endpoint a new generation, so that connections
+    /// and cached flows are judged again. For an agent that starts, and after
+    /// operations that failed: an answer may have changed without the generations
+    /// that belong to it.
+    pub fn renew_all(&mut self) {
+        self.renew = true;
+    }
+
+    /// What the last plan was to do is done: generations are what they should be.
+    pub fn renewed(&mut self) {
+        self.renew = false;
     }
 
     /// Whether pods may send from their own addresses only; so it is unless
@@ -152,7 +169,8 @@ impl Planner {
     /// [`Plan::problems`]; a plan that removes something may make room for it:
     /// plan again once it is carried out, until there are no operations.
     pub fn plan(&self, desired: &DesiredState, attachments: &Attachments) -> Plan {
-        let seats = seats::seats(&self.mirror, desired, attachments, &self.free, self.flags);
+        let mut seats = seats::seats(&self.mirror, desired, attachments, &self.free, self.flags);
+        seats.renew = self.renew;
         capacity::plan(&self.mirror, self.limits, desired, seats)
     }
 }

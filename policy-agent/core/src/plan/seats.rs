@@ -57,6 +57,9 @@ pub(super) struct Seats<'a> {
     /// Slots of nobody any more.
     pub(super) gone: BTreeSet<u32>,
     pub(super) problems: Vec<Diagnostic>,
+    /// Every endpoint gets a new generation: what it remembers may be of answers
+    /// that are not given any more.
+    pub(super) renew: bool,
 }
 
 /// Finds the slots. `free` are slots to give, oldest first; `flags` are those of
@@ -91,6 +94,7 @@ pub(super) fn seats<'a>(
         standing: Vec::new(),
         gone: mirror.endpoints.keys().copied().collect(),
         problems: Vec::new(),
+        renew: false,
     };
     for (pod, spec) in &desired.endpoints {
         let Some(attachment) = attachments.get(pod) else {

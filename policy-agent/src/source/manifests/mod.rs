@@ -38,6 +38,9 @@ pub struct Update {
     pub events: Vec<SourceEvent>,
     /// Everything that is wrong now, sorted.
     pub diagnostics: Vec<Diagnostic>,
+    /// Something could not be read or understood, and may hold any object: what
+    /// is missing is not certain to be gone.
+    pub partial: bool,
 }
 
 /// Reads files and folders once, for commands that need no agent.
@@ -110,6 +113,7 @@ impl Manifests {
         }
         self.root_missing = scan.root_missing();
         let mut update = self.state.update(&scan);
+        update.partial = scan.is_partial();
         if let Some(reason) = &self.unwatched {
             let message = format!(
                 "changes are noticed late, because the folder cannot be watched ({reason}); \

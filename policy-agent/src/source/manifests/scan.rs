@@ -59,6 +59,15 @@ pub(super) struct Scan {
 }
 
 impl Scan {
+    /// Whether there is anything that could not be read or understood.
+    pub(super) fn is_partial(&self) -> bool {
+        let is_whole = |state: &FileState| match state {
+            FileState::Read(contents) => !contents.obscure,
+            FileState::Written | FileState::Unreadable(_) => false,
+        };
+        self.root_missing() || !self.unreadable.is_empty() || !self.files.values().all(is_whole)
+    }
+
     /// Whether a root cannot be read.
     pub(super) fn root_missing(&self) -> bool {
         !self.lost_roots.is_empty()

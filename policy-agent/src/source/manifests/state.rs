@@ -55,6 +55,7 @@ impl ManifestState {
             return Update {
                 events: Vec::new(),
                 diagnostics,
+                partial: true,
             };
         }
         let events = if self.listed {
@@ -67,6 +68,7 @@ impl ManifestState {
         Update {
             events,
             diagnostics,
+            partial: false,
         }
     }
 

@@ -449,3 +449,26 @@ fn neighbour_discovery_is_no_tunnel() {
     );
     assert_eq!(from(&endpoint(), &asks(SRC6)), Judge);
 }
+
+#[test]
+fn listener_messages_from_a_pod_are_short_reports_to_multicast() {
+    let send = |message, to, len: usize| {
+        let mut upper = icmp6(message, 0, SRC6);
+        upper.bytes.resize(len, 0);
+        from(&endpoint(), &ip6(POD6, to, 1, &upper))
+    };
+    for message in [131, 132, 143] {
+        assert_eq!(send(message, ALL_NODES, 24), Pass, "type {message}");
+        assert_eq!(
+            send(message, DST6, 24),
+            Judge,
+            "type {message} to one address"
+        );
+        assert_eq!(
+            send(message, ALL_NODES, 1_000),
+            Judge,
+            "type {message}, long"
+        );
+    }
+    assert_eq!(send(130, ALL_NODES, 24), Judge, "a query is a router's");
+}
