@@ -8,14 +8,21 @@
 //! - [`skb`]: a packet's bytes and metadata.
 //! - [`tables`]: policy, identities and connection records in the maps.
 //! - [`clock`]: time.
-//! - [`emit`]: counters and events; `debug_log`: each verdict as text, for
-//!   development.
+//! - [`emit`]: counters and events. (`debug_log` has each verdict as text.)
 //! - [`pod`]: the path of a packet from or to a pod.
 //! - [`prefilter`]: the XDP program.
 #![feature(asm_experimental_arch, core_intrinsics)]
 #![expect(
     internal_features,
     reason = "atomic addition without a result is the only form that BPF has, and only the intrinsic is it"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "indexes, offsets and sizes are bounded by constants far below 32 bits, flags and packed words are masked"
+)]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a key given by value is copied once more to a stack of 512 bytes"
 )]
 #![no_std]
 #![no_main]

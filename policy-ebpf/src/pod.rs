@@ -49,18 +49,16 @@ pub(crate) fn passes<const EGRESS: bool>(ctx: &TcContext) -> bool {
 
     let local_origin = !EGRESS && ingress_ifindex == 0;
     let cacheable = frame.class == Class::Ip && frame.packet.kind.is_cacheable();
-    if cacheable {
-        if let Some(word) = word_of(slot) {
-            let key = flow_key(
-                &frame.packet,
-                direction,
-                local_origin,
-                slot,
-                word.generation(),
-            );
-            if recalled(&key) && !is_off() {
-                return true;
-            }
+    if cacheable && let Some(word) = word_of(slot) {
+        let key = flow_key(
+            &frame.packet,
+            direction,
+            local_origin,
+            slot,
+            word.generation(),
+        );
+        if recalled(&key) && !is_off() {
+            return true;
         }
     }
     let memory: *const FrameMemory = memory.cast_const().cast();
@@ -273,10 +271,10 @@ fn settings() -> Settings {
 
 #[inline(always)]
 fn slot_of(ifindex: u32) -> u32 {
-    if let Some(entry) = maps::IFINDEX.get(ifindex & (IFINDEX_ENTRIES as u32 - 1)) {
-        if entry.ifindex == ifindex {
-            return entry.slot;
-        }
+    if let Some(entry) = maps::IFINDEX.get(ifindex & (IFINDEX_ENTRIES as u32 - 1))
+        && entry.ifindex == ifindex
+    {
+        return entry.slot;
     }
     // SAFETY: the value is one aligned word, read at once; a row that is given
     // to another interface meanwhile belongs to an interface that is gone.

@@ -117,7 +117,7 @@ pub(crate) fn at(data: usize, offset: usize) -> usize {
 pub(crate) fn opaque<T>(pointer: *mut T) -> *mut T {
     let mut same = pointer;
     // SAFETY: a move of a register onto itself.
-    unsafe { core::arch::asm!("{0} = {0}", inout(reg) same, options(nomem, nostack)) };
+    unsafe { core::arch::asm!("{0} = {0}", inout(reg) same, options(nostack)) };
     same
 }
 
@@ -135,21 +135,21 @@ pub(crate) fn opaque<T>(pointer: *mut T) -> *mut T {
 pub(crate) unsafe fn read<const N: usize>(start: usize) -> [u8; N] {
     let mut bytes = [0u8; N];
     let mut at = 0;
-    if N % 8 == 0 {
+    if N.is_multiple_of(8) {
         while at < N {
             // SAFETY: within the range that the caller vouches for.
             let word = unsafe { *((start + at) as *const u64) }.to_ne_bytes();
             bytes[at..at + 8].copy_from_slice(&word);
             at += 8;
         }
-    } else if N % 4 == 0 {
+    } else if N.is_multiple_of(4) {
         while at < N {
             // SAFETY: as above.
             let word = unsafe { *((start + at) as *const u32) }.to_ne_bytes();
             bytes[at..at + 4].copy_from_slice(&word);
             at += 4;
         }
-    } else if N % 2 == 0 {
+    } else if N.is_multiple_of(2) {
         while at < N {
             // SAFETY: as above.
             let word = unsafe { *((start + at) as *const u16) }.to_ne_bytes();

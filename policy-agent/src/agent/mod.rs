@@ -1,17 +1,17 @@
 //! The agent: one thread that owns all state, from what the sources say to what
 //! the kernel does.
 //!
-//! - [`node`]: which node this is.
-//! - [`state`]: sources, engine, planner and datapath together: one change at a
+//! - `node`: which node this is.
+//! - `state`: sources, engine, planner and datapath together: one change at a
 //!   time.
-//! - [`cleanup`]: what a change leaves to be removed, off the event path.
-//! - [`names`]: what numbers in the kernel stand for, also of what is gone.
-//! - [`verdicts`]: events from the kernel, with names.
+//! - `cleanup`: what a change leaves to be removed, off the event path.
+//! - `names`: what numbers in the kernel stand for, also of what is gone.
+//! - `verdicts`: events from the kernel, with names.
 //! - `kernel_log`: what the kernel programs log, for development.
-//! - [`lines`]: standard output, without waiting for its reader.
-//! - [`report`]: answers to the command line.
-//! - [`server`]: the socket over which it asks.
-//! - [`run`]: the loop.
+//! - `lines`: standard output, without waiting for its reader.
+//! - `report`: answers to the command line.
+//! - `server`: the socket over which it asks.
+//! - [`mod@run`]: the loop.
 
 mod cleanup;
 #[cfg(feature = "debug-log")]

@@ -7,7 +7,7 @@
 //! no name is interpreted.
 //!
 //! - [`Scanner`] reads a [`Snapshot`]; [`Watcher`] says when another is due.
-//! - [`assign`] is pure: snapshot and pods in, owners and doubts out.
+//! - [`assign()`] is pure: snapshot and pods in, owners and doubts out.
 //!
 //! What to do with an interface (attach, hold, leave alone) is the caller's.
 //! Everything here speaks about the network namespace of the thread that

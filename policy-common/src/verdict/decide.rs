@@ -178,7 +178,7 @@ impl Verdict {
 /// packet. Words start at 1.
 const NEVER_JUDGED: u32 = 0;
 
-/// Decides on an IP packet that the [`super::gate`] hands over.
+/// Decides on an IP packet that the [`mod@super::gate`] hands over.
 #[inline(always)]
 pub fn decide<T: PolicyTables + Identities, R: Records>(
     tables: &T,

@@ -1,8 +1,8 @@
 //! The decision. One procedure for the kernel, for `simulate` and for tests.
 //!
-//! - [`gate`]: what passes or is dropped before any policy is asked.
-//! - [`judge`]: what a policy says to an identity, protocol and port.
-//! - [`decide`]: policy and connection records together.
+//! - [`mod@gate`]: what passes or is dropped before any policy is asked.
+//! - [`mod@judge`]: what a policy says to an identity, protocol and port.
+//! - [`mod@decide`]: policy and connection records together.
 
 pub mod decide;
 pub mod gate;

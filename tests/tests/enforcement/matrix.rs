@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::folder::Pod;
 use crate::node::Node;
-use crate::rows::{ROWS, Row};
+use crate::rows::{self, Row};
 
 /// Ports that every host serves with TCP, UDP and SCTP.
 const PORTS: [u16; 4] = [80, 81, 8080, 9090];
@@ -58,7 +58,7 @@ fn all_rows(wiring: Wiring) -> Result<()> {
         shared.insert(name.into(), host);
     }
     let mut cases = Vec::new();
-    for row in ROWS {
+    for row in rows::all() {
         cases.extend(prepare(&mut node, &shared, row).with_context(|| row.name)?);
     }
     let spec = ServeSpec::all_ports(&PORTS).protocols(&[EXPERIMENT]);
@@ -104,7 +104,7 @@ fn all_rows(wiring: Wiring) -> Result<()> {
     ensure!(report.is_empty(), "of {} probes:\n{report}", cases.len());
     println!(
         "{wiring:?}: {} rows, {} probes, {passing} pass",
-        ROWS.len(),
+        rows::all().count(),
         cases.len()
     );
     node.finish()
