@@ -5,12 +5,12 @@
 //! `policy-common`; here is only what needs a kernel:
 //!
 //! - [`maps`]: the maps.
-//! - [`skb`]: a packet's bytes and metadata.
-//! - [`tables`]: policy, identities and connection records in the maps.
-//! - [`clock`]: time.
-//! - [`emit`]: counters and events. (`debug_log` has each verdict as text.)
-//! - [`pod`]: the path of a packet from or to a pod.
-//! - [`prefilter`]: the XDP program.
+//! - `skb`: a packet's bytes and metadata.
+//! - `tables`: policy, identities and connection records in the maps.
+//! - `clock`: time.
+//! - `emit`: counters and events. (`debug_log` has each verdict as text.)
+//! - `pod`: the path of a packet from or to a pod.
+//! - `prefilter`: the XDP program.
 #![feature(asm_experimental_arch, core_intrinsics)]
 #![expect(
     internal_features,
