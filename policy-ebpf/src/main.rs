@@ -4,7 +4,7 @@
 //! One program per direction serves all pods. What they decide, and why, is in
 //! `policy-common`; here is only what needs a kernel:
 //!
-//! - [`maps`]: the maps.
+//! - `maps`: the maps.
 //! - `skb`: a packet's bytes and metadata.
 //! - `tables`: policy, identities and connection records in the maps.
 //! - `clock`: time.
