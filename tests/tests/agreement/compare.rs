@@ -57,28 +57,27 @@ pub(crate) struct Scene<'a> {
     pub(crate) store: &'a Store,
     pub(crate) simulator: Simulator<'a>,
     pub(crate) nodes: &'a mut [Node],
-    /// Datagrams that were tried since connections were forgotten: what answers one of them may
+    /// What was tried since connections were forgotten: a datagram that answers one of these may
     /// pass for that reason.
-    pub(crate) datagrams: HashSet<Flow>,
-    pub(crate) next_port: u16,
+    datagrams: HashSet<Flow>,
+    last_port: u16,
     pub(crate) counts: Counts,
 }
 
 impl<'a> Scene<'a> {
     /// A state in which no connection is known.
     pub(crate) fn new(cluster: &'a Cluster, store: &'a Store, nodes: &'a mut [Node]) -> Self {
-        for node in &*nodes {
-            node.forget_connections();
-        }
-        Self {
+        let mut scene = Self {
             cluster,
             store,
             simulator: Simulator::new(store),
             nodes,
             datagrams: HashSet::new(),
-            next_port: SOURCE_PORTS.0,
+            last_port: SOURCE_PORTS.0,
             counts: Counts::default(),
-        }
+        };
+        scene.forget_connections();
+        scene
     }
 
     /// Puts the probe to all three.
@@ -102,7 +101,7 @@ impl<'a> Scene<'a> {
         let receiver = self.owner(packet.destination)?;
         self.counts.ipv4 += usize::from(packet.source.is_ipv4());
         if sender.is_some() && sender == receiver {
-            let passes = self.to_itself(rng, &packet, sender.as_ref())?;
+            let passes = self.hairpin(rng, &packet, sender.as_ref())?;
             return same("kernel, to itself", &passes, &expected.allowed);
         }
         compare_sides("simulate, egress", &expected.egress, &simulated.egress)?;
@@ -136,7 +135,7 @@ impl<'a> Scene<'a> {
     }
 
     /// Where a pod is: index of its node, interface, endpoint number.
-    fn place(&self, pod: &PodRef) -> Result<(usize, u32, u32), String> {
+    pub(crate) fn place(&self, pod: &PodRef) -> Result<(usize, u32, u32), String> {
         let spec = self.store.pod(pod).ok_or("unknown pod")?;
         let node = self
             .nodes
@@ -149,7 +148,7 @@ impl<'a> Scene<'a> {
 
     /// A pod's packet to itself leaves it through a Service only, and comes back by the interface
     /// by which it left.
-    fn to_itself(
+    fn hairpin(
         &mut self,
         rng: &mut Rng,
         packet: &Packet,
@@ -252,32 +251,41 @@ impl<'a> Scene<'a> {
 
     /// A source port under which the packet is nobody's reply.
     fn source_port(&mut self, packet: &Packet) -> u16 {
-        self.next_port = match self.next_port {
-            port if port < SOURCE_PORTS.1 => port + 1,
-            _ => SOURCE_PORTS.0,
-        };
+        let port = self.next_port();
         let (from, to, protocol) = (packet.source, packet.destination, packet.protocol.0);
         let (source, destination) = match packet.port {
-            Some(port) => (self.next_port, port),
+            Some(destination) => (port, destination),
             None => (0, 0),
         };
-        if self
-            .datagrams
-            .contains(&(to, destination, from, source, protocol))
-        {
-            for node in &*self.nodes {
-                node.forget_connections();
-            }
-            self.datagrams.clear();
+        let answered = (to, destination, from, source, protocol);
+        if self.datagrams.contains(&answered) {
+            self.forget_connections();
         }
         self.datagrams
             .insert((from, source, to, destination, protocol));
-        self.next_port
+        port
+    }
+
+    /// The next source port.
+    pub(crate) fn next_port(&mut self) -> u16 {
+        self.last_port = match self.last_port {
+            port if port < SOURCE_PORTS.1 => port + 1,
+            _ => SOURCE_PORTS.0,
+        };
+        self.last_port
+    }
+
+    /// All nodes forget all connections.
+    pub(crate) fn forget_connections(&mut self) {
+        for node in &*self.nodes {
+            node.forget_connections();
+        }
+        self.datagrams.clear();
     }
 }
 
 /// Some interface that is not this one.
-fn elsewhere(rng: &mut Rng, ifindex: u32) -> u32 {
+pub(crate) fn elsewhere(rng: &mut Rng, ifindex: u32) -> u32 {
     match u32::try_from(1 + rng.below(300)).expect("a small number") {
         same if same == ifindex => ifindex + 1,
         other => other,

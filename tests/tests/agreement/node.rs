@@ -161,6 +161,12 @@ impl Node {
         panic!("{PATIENCE} plans, and still something to do");
     }
 
+    /// Changes the tables behind the planner's back.
+    pub(crate) fn tamper(&self, ops: impl FnOnce(&Mirror) -> Vec<Op>) {
+        let applied = self.datapath.apply(&ops(self.planner.mirror()));
+        assert!(applied.failure.is_none());
+    }
+
     /// Forgets all connections.
     pub(crate) fn forget_connections(&self) {
         let swept = self.datapath.maps().sweep_at(u64::MAX);
@@ -194,7 +200,8 @@ fn open(bpffs: &Path) -> (Datapath, Planner) {
         backend: None,
     };
     let object = object::bytes().expect("build the programs first: cargo xtask build-ebpf");
-    let datapath = Datapath::open(&options, object).expect("the programs load (as root) and were built from these sources");
+    let datapath = Datapath::open(&options, object)
+        .expect("the programs load (as root) and were built from these sources");
     let configured = datapath.maps().configure(CT_BUDGET, EVENTS_PER_TICK);
     configured.expect("the settings can be stored");
     let mirror = datapath.read_back().expect("maps can be read");
