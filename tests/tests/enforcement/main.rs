@@ -4,10 +4,17 @@
 //! taken. What ought to pass is written here by hand, and compared with what
 //! `simulate` says as well.
 
+mod bad_input;
 mod cut;
+mod expect;
 mod flip;
 mod folder;
+mod lifecycle;
+mod maps;
 mod matrix;
 mod node;
+mod packets;
+mod prefilter;
+mod refusal;
 mod restart;
 mod rows;
