@@ -30,7 +30,9 @@ use std::time::Instant;
 
 use policy_common::abi::endpoint::PolicyWord;
 use policy_common::abi::identity::OTHER;
+use policy_common::abi::policy::PolicyKey;
 use policy_core::ops::Op;
+use policy_core::plan::Mirror;
 use policy_tests::generate::{Rng, Shape, random_cluster};
 use policy_tests::reference::{Feature, Histogram};
 
@@ -40,6 +42,9 @@ use compare::Counts;
 use flows::Fates;
 use node::Extent;
 use worker::{Findings, nodes, probe, say, work};
+
+/// Operations that make what a mirror describes wrong.
+type Spoil = fn(&Mirror) -> Vec<Op>;
 
 /// Probes that must have been made, and how many of a thousand must at least be allowed, or be
 /// decided by each of [`MUST_DECIDE`].
@@ -140,30 +145,51 @@ fn tables_that_differ_from_the_plan_are_noticed() {
         let runtime = worker::runtime();
         let _inside = runtime.enter();
         let mut rng = Rng::new(1);
-        for what in ["nothing", "isolation", "rows"] {
-            let mut nodes = nodes(&bed, what);
-            let mut objects = Objects::default();
-            let target = random_cluster(7, &Shape::default());
-            let events = objects.step(&mut rng, &target, true);
-            for node in &mut nodes {
-                node.change(&events, Extent::Whole);
-                match what {
-                    "isolation" => node.tamper(|mirror| {
-                        let word = PolicyWord::new(mirror.generation + 1, 0, 0);
-                        let slots = mirror.endpoints.keys();
-                        slots.map(|slot| Op::Word { slot: *slot, word }).collect()
-                    }),
-                    "rows" => node.tamper(|mirror| {
-                        let peers = mirror.rows.keys().filter(|key| key.identity != OTHER);
-                        peers.map(|key| Op::DeleteRow { key: *key }).collect()
-                    }),
-                    _ => {}
-                }
+        let mut nodes = nodes(&bed, "start");
+        let mut objects = Objects::default();
+        let target = random_cluster(7, &Shape::default());
+        let events = objects.step(&mut rng, &target, true);
+        for node in &mut nodes {
+            node.change(&events, Extent::Whole);
+        }
+        let changes: [(&str, Spoil); 4] = [
+            ("nothing", |_| Vec::new()),
+            ("peers are nobody", without_rows),
+            ("peers are somebody again", rows),
+            ("nobody is isolated", without_isolation),
+        ];
+        for (index, (what, ops)) in changes.into_iter().enumerate() {
+            for node in &nodes {
+                node.tamper(ops);
             }
-            let mut findings = Findings::default();
-            let answer = probe(&mut rng, &objects, &mut nodes, 300, &mut findings);
+            let answer = probe(
+                &mut rng,
+                &objects,
+                &mut nodes,
+                300,
+                &mut Findings::default(),
+            );
             let is_noticed = answer.is_err_and(|problem| problem.contains("passes: "));
-            assert_eq!(is_noticed, what != "nothing", "{what}");
+            assert_eq!(is_noticed, index % 2 == 1, "{what}");
         }
     });
+}
+
+fn without_rows(mirror: &Mirror) -> Vec<Op> {
+    let of_peers = mirror.rows.keys().filter(|key| key.identity != OTHER);
+    of_peers.map(|key| Op::DeleteRow { key: *key }).collect()
+}
+
+fn rows(mirror: &Mirror) -> Vec<Op> {
+    let row = |(key, port_set): (&PolicyKey, &u32)| Op::Row {
+        key: *key,
+        port_set: *port_set,
+    };
+    mirror.rows.iter().map(row).collect()
+}
+
+fn without_isolation(mirror: &Mirror) -> Vec<Op> {
+    let word = PolicyWord::new(mirror.generation + 1, 0, 0);
+    let slots = mirror.endpoints.keys();
+    slots.map(|slot| Op::Word { slot: *slot, word }).collect()
 }

@@ -424,7 +424,7 @@ fn spoofed_source_of_a_packet_that_cannot_be_judged_is_spoofed() {
 }
 
 fn mapped_of(address: [u8; 4]) -> [u8; 16] {
-    crate::packet::bytes16(words4(address))
+    bytes16(words4(address))
 }
 
 #[test]
