@@ -1,7 +1,16 @@
-//! Short questions: who reaches whom now.
+//! Short questions: who reaches whom now, and was a connection disturbed.
+
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use policy_tests::lab::{Family, Host, Outcome, Probe, Proto, ServeSpec, Server, matrix};
+use policy_tests::lab::{
+    Family, Host, Outcome, Probe, Proto, ServeSpec, Server, TcpReport, matrix, wait_for,
+};
+
+use crate::node::BOUND;
+
+/// The kernel's first retransmission is not before (`TCP_RTO_MIN`).
+const FIRST_RETRANSMISSION: Duration = Duration::from_millis(200);
 
 /// The port that [`serve`] opens and [`expect`] asks for.
 pub(crate) const PORT: u16 = 80;
@@ -31,6 +40,30 @@ pub(crate) fn expect(pairs: &[(&Host, &Host, bool)]) -> Result<()> {
         ensure!(
             as_it_should,
             "{probe}: {outcome}, and passing is to be {passes}"
+        );
+    }
+    Ok(())
+}
+
+/// Makes sure that connections of a server, all of which are closed by now, lost
+/// nothing in either direction.
+///
+/// What the client lost it tells; what the server lost is a retransmission of
+/// its, and a delay of as much. A busy machine may cause either without a loss.
+pub(crate) fn ensure_undisturbed(server: &Server, reports: &[TcpReport]) -> Result<()> {
+    wait_for("all connections to be closed", BOUND, || {
+        server.connections() == 0
+    })?;
+    let delay = match server.retransmits() {
+        0 => BOUND,
+        _ => FIRST_RETRANSMISSION,
+    };
+    for report in reports {
+        ensure!(
+            report.is_undisturbed(delay),
+            "an allowed connection: {}; retransmissions of the server: {}",
+            report.summary(),
+            server.retransmits()
         );
     }
     Ok(())

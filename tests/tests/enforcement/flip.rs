@@ -14,6 +14,7 @@ use policy_tests::lab::{
 };
 use serde_json::Value;
 
+use crate::expect::ensure_undisturbed;
 use crate::folder::{Pod, Way, allow};
 use crate::node::{BOUND, NODE, Node};
 
@@ -26,8 +27,6 @@ const BETWEEN: usize = 4;
 /// How long after a sender is done with a datagram the kernel may be busy with
 /// something else before it delivers it.
 const LATE_NS: u64 = 2_000_000;
-/// Above a delay of the machine, below the kernel's first retransmission.
-const UNDISTURBED: Duration = Duration::from_millis(195);
 
 const ALWAYS: u16 = 82;
 
@@ -138,7 +137,7 @@ fn flip(mut bed: Bed, states: &[Vec<Value>; 2], passes: fn(&str, u16) -> Passes)
         tcp: vec![ALWAYS],
         ..ServeSpec::default()
     };
-    let _server = Server::start(s, &spec)?;
+    let server = Server::start(s, &spec)?;
     let tcp = TcpFlow::start(&TcpSpec::new(c, s, Family::V4, ALWAYS)?)?;
     let churn = TcpChurn::start(&ChurnSpec::new(c, s, Family::V6, ALWAYS)?)?;
     let streams = bed.streams(passes)?;
@@ -174,7 +173,7 @@ fn flip(mut bed: Bed, states: &[Vec<Value>; 2], passes: fn(&str, u16) -> Passes)
         judged.iter().all(|count| *count > flips),
         "only {judged:?} datagrams have a known fate in {flips} changes"
     );
-    ensure!(tcp.is_undisturbed(UNDISTURBED), "{}", tcp.summary());
+    ensure_undisturbed(&server, &[tcp])?;
     ensure!(churn.is_undisturbed(), "{churn:?}");
     println!(
         "{flips} changes in {} ms: {} datagrams dropped and {} let through as they should",
