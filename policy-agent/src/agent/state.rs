@@ -511,9 +511,28 @@ impl State {
         all.extend(self.failure.iter().cloned());
         all.extend(self.scan_failure.iter().cloned());
         all.extend(self.interface_problems());
+        all.extend(self.other_versions());
         all.sort();
         all.dedup();
         all
+    }
+
+    /// What another version left pinned goes on judging packets beside this one.
+    fn other_versions(&self) -> impl Iterator<Item = Diagnostic> {
+        self.datapath
+            .other_versions()
+            .iter()
+            .map(|path| Diagnostic {
+                object: path.display().to_string(),
+                source: None,
+                path: String::new(),
+                severity: Severity::Warning,
+                message:
+                    "another version has pinned this: what it attached goes on denying what its \
+                      policies denied; end this agent, run `policy-agent cleanup`, and start it \
+                      again"
+                        .to_owned(),
+            })
     }
 
     fn interface_problems(&self) -> Vec<Diagnostic> {

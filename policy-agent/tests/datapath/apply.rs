@@ -188,21 +188,31 @@ fn interfaces_that_share_an_element_all_find_their_slot() {
 }
 
 #[test]
+fn interface_that_is_gone_holds_up_nothing() {
+    on_bed(|bed| {
+        let datapath = bed.open();
+        let applied = datapath.apply(&[Op::Attach { ifindex: 9_999 }, row(1, 3, 1)]);
+        assert_eq!(applied.done, 2);
+        assert!(applied.failure.is_none());
+        assert_eq!(datapath.read_back().unwrap().rows.len(), 1);
+        assert!(datapath.attached().unwrap().is_empty());
+    });
+}
+
+#[test]
 fn first_failure_ends_it_and_says_which_operation_and_why() {
     on_bed(|bed| {
         let datapath = bed.open();
-        let ops = [
-            row(1, 1, 1),
-            row(1, 2, 1),
-            Op::Attach { ifindex: 9_999 },
-            row(1, 3, 1),
-        ];
+        let beyond = Op::Word {
+            slot: 1 << 20,
+            word: word(1, 1),
+        };
+        let ops = [row(1, 1, 1), row(1, 2, 1), beyond, row(1, 3, 1)];
         let applied = datapath.apply(&ops);
         assert_eq!(applied.done, 2);
         let failure = applied.failure.unwrap();
         assert_eq!(failure.index, 2);
-        assert_eq!(failure.cause.errno(), Some(libc::ENODEV));
-        assert!(failure.to_string().contains("interface 9999"), "{failure}");
+        assert!(failure.to_string().contains("slot 1048576"), "{failure}");
         assert_eq!(datapath.read_back().unwrap().rows.len(), 2);
 
         let slot = Op::Word {
