@@ -22,7 +22,9 @@ pub(super) struct Ablation<'c> {
     packet: Packet,
     allowed: bool,
     /// The policies of the namespaces of both ends.
-    policies: Vec<Policy>,
+    policies: Vec<&'c Policy>,
+    /// Those of them that isolate one of the ends: the others have no say, whatever their rules.
+    isolating: Vec<&'c Policy>,
     sides: Vec<SideOf<'c>>,
 }
 
@@ -48,19 +50,23 @@ impl<'c> Ablation<'c> {
             source.map(|pod| side(pod, Direction::Egress, packet.destination, destination));
         let ingress = destination.map(|pod| side(pod, Direction::Ingress, packet.source, source));
         let sides: Vec<_> = egress.into_iter().chain(ingress).collect();
-        let policies = cluster
+        let policies: Vec<&Policy> = cluster
             .policies
             .values()
             .filter(|policy| {
                 let mut subjects = sides.iter().map(|side| side.subject);
                 subjects.any(|pod| pod.namespace == policy.namespace)
             })
-            .cloned()
             .collect();
+        let isolating = policies.iter().copied().filter(|policy| {
+            let mut sides = sides.iter();
+            sides.any(|side| isolates(policy, side.subject, side.direction))
+        });
         Self {
             cluster,
             packet,
             allowed: cluster.judge(&packet).allowed,
+            isolating: isolating.collect(),
             policies,
             sides,
         }
@@ -108,22 +114,27 @@ impl<'c> Ablation<'c> {
         }
     }
 
-    /// Whether the answer changes when the policies are altered.
-    fn policies_matter(&self, alter: impl Fn(&mut Policy)) -> bool {
-        let mut policies = self.policies.clone();
+    /// Whether the answer changes when policies are altered, and there are no others.
+    fn matters(&self, policies: &[&Policy], alter: impl Fn(&mut Policy)) -> bool {
+        let mut policies: Vec<Policy> = policies.iter().map(|policy| (*policy).clone()).collect();
         policies.iter_mut().for_each(alter);
         judge(self.cluster, policies.iter(), &self.packet).allowed != self.allowed
     }
 
+    /// Whether the answer changes when rules are altered, and not whom policies isolate.
+    fn rules_of_policies_matter(&self, alter: impl Fn(&mut Policy)) -> bool {
+        self.matters(&self.isolating, alter)
+    }
+
     fn rules_matter(&self, alter: impl Fn(&mut Rule)) -> bool {
-        self.policies_matter(|policy| {
+        self.rules_of_policies_matter(|policy| {
             let rules = policy.ingress.iter_mut().chain(&mut policy.egress);
             rules.for_each(&alter);
         })
     }
 
     fn peers_matter(&self, direction: Direction, alter: impl Fn(&mut Peer)) -> bool {
-        self.policies_matter(|policy| {
+        self.rules_of_policies_matter(|policy| {
             let rules = policy.rules_mut(direction).iter_mut();
             rules.flat_map(|rule| &mut rule.peers).for_each(&alter);
         })
@@ -142,8 +153,9 @@ impl<'c> Ablation<'c> {
 
     fn isolating(&self, side: &SideOf<'_>) -> impl Iterator<Item = &Policy> {
         let (subject, direction) = (side.subject, side.direction);
-        self.policies
+        self.isolating
             .iter()
+            .copied()
             .filter(move |policy| isolates(policy, subject, direction))
     }
 
@@ -191,7 +203,7 @@ impl<'c> Ablation<'c> {
 
     /// Alters every selector; a policy or peer whose selector answers `false` goes.
     fn selectors_matter(&self, alter: impl Fn(&mut Selector) -> bool) -> bool {
-        self.policies_matter(|policy| {
+        self.matters(&self.policies, |policy| {
             if !alter(&mut policy.subject) {
                 policy.isolates.clear();
             }
@@ -230,7 +242,7 @@ impl<'c> Ablation<'c> {
             peers.any(|peer| peer_matches(self.cluster, policy, peer, side.address, side.peer))
         });
         let alter = |change: fn(&mut Rule)| {
-            self.policies_matter(|policy| {
+            self.rules_of_policies_matter(|policy| {
                 policy.rules_mut(side.direction).iter_mut().for_each(change);
             })
         };

@@ -11,17 +11,14 @@ use policy_agent::datapath::test_run::At;
 use policy_common::abi::Direction;
 use policy_common::abi::event::{DropReason, VerdictEvent};
 use policy_core::desired::{PodRef, Provenance};
-use policy_core::simulate::{
-    self, Family, Port, Question, SideAnswer, Simulator, Verdict, Who as Asked, rule_path,
-};
+use policy_core::simulate::{self, SideAnswer, Simulator, Verdict, rule_path};
 use policy_core::store::Store;
 use policy_tests::generate::Rng;
-use policy_tests::reference::{
-    Cluster, Packet, PortSpec, Probe, Protocol, Reason, RuleRef, Side, Who,
-};
+use policy_tests::reference::{Cluster, Packet, Probe, Reason, RuleRef, Side};
 
 use crate::node::Node;
 use crate::packet::opening;
+use crate::question::{as_product, question};
 
 /// First and last source port that probes use.
 const SOURCE_PORTS: (u16, u16) = (20_000, 60_000);
@@ -368,40 +365,5 @@ fn same<T: PartialEq + std::fmt::Debug>(what: &str, is: &T, should: &T) -> Resul
         Ok(())
     } else {
         Err(format!("{what}: {is:?}, should be {should:?}"))
-    }
-}
-
-fn as_product(packet: &Packet) -> simulate::Packet {
-    simulate::Packet {
-        source: packet.source,
-        destination: packet.destination,
-        protocol: packet.protocol.0,
-        port: packet.port.unwrap_or(0),
-    }
-}
-
-/// The probe as the product's question.
-fn question(probe: &Probe) -> Question {
-    let who = |who: &Who| match who {
-        Who::Address(address) => Asked::Address(*address),
-        Who::Pod(namespace, name) => Asked::Pod(PodRef {
-            namespace: namespace.as_str().into(),
-            name: name.as_str().into(),
-        }),
-    };
-    let Protocol(protocol) = probe.protocol;
-    Question {
-        from: who(&probe.from),
-        to: who(&probe.to),
-        port: match &probe.port {
-            PortSpec::None => Port::None,
-            PortSpec::Number(number) => Port::Number(*number),
-            PortSpec::Name(name) => Port::Name(name.as_str().into()),
-        },
-        protocol,
-        family: probe.family.map(|family| match family {
-            4 => Family::V4,
-            _ => Family::V6,
-        }),
     }
 }

@@ -14,6 +14,7 @@
 //! | `cluster` | objects, and the steps between clusters |
 //! | `node` | engine, planner and datapath of a node |
 //! | `packet` | frames |
+//! | `question` | a probe in the product's words |
 //! | `compare` | the three answers to a probe |
 //! | `flows` | connections that are open during a change |
 
@@ -23,6 +24,7 @@ mod compare;
 mod flows;
 mod node;
 mod packet;
+mod question;
 mod worker;
 
 use std::thread;
@@ -42,9 +44,6 @@ use compare::Counts;
 use flows::Fates;
 use node::Extent;
 use worker::{Findings, nodes, probe, say, work};
-
-/// Operations that make what a mirror describes wrong.
-type Spoil = fn(&Mirror) -> Vec<Op>;
 
 /// Probes that must have been made, and how many of a thousand must at least be allowed, or be
 /// decided by each of [`MUST_DECIDE`].
@@ -152,7 +151,7 @@ fn tables_that_differ_from_the_plan_are_noticed() {
         for node in &mut nodes {
             node.change(&events, Extent::Whole);
         }
-        let changes: [(&str, Spoil); 4] = [
+        let changes: [(&str, Tampering); 4] = [
             ("nothing", |_| Vec::new()),
             ("peers are nobody", without_rows),
             ("peers are somebody again", rows),
@@ -174,6 +173,9 @@ fn tables_that_differ_from_the_plan_are_noticed() {
         }
     });
 }
+
+/// Operations that nobody planned, on tables that are as planned.
+type Tampering = fn(&Mirror) -> Vec<Op>;
 
 fn without_rows(mirror: &Mirror) -> Vec<Op> {
     let of_peers = mirror.rows.keys().filter(|key| key.identity != OTHER);

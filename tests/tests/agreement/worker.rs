@@ -26,6 +26,10 @@ const PROBES_BETWEEN: usize = 200;
 const PROBES_AT_LAST: usize = 1_150;
 /// Probes of each state whose connections stay open during the next change.
 const OPEN: usize = 60;
+/// In how many of a hundred clusters one of the nodes gets a new agent, or starts on empty maps.
+/// Each means to load the programs, which takes the verifier a third of a second.
+const RESTARTED: usize = 15;
+const RENEWED: usize = 10;
 /// States with disagreements after which a worker gives up.
 const ENOUGH: usize = 3;
 /// Disagreements of a state that are told.
@@ -88,14 +92,14 @@ pub(crate) fn work(worker: u64, workers: u64, bed: &Bed) -> Findings {
             let last = step == steps;
             let start = Instant::now();
             change(&mut rng, &mut objects, &mut nodes, &target, last);
-            if last && rng.percent(25) {
+            if last && rng.percent(RESTARTED) {
                 restart(&mut rng, &mut objects, &mut nodes);
                 findings.restarts += 1;
             }
             let cluster = Cluster::from_objects(&objects.values());
             let fates = &mut findings.fates;
             let checked = flows.check(&mut rng, &cluster, &mut nodes, fates);
-            if last && rng.percent(15) {
+            if last && rng.percent(RENEWED) {
                 let bpffs = bed.bpffs(&seed.to_string());
                 renew(&mut rng, &mut objects, &mut nodes, bpffs);
                 findings.renewals += 1;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::expect::{expect, serve};
 use crate::folder::{Pod, Way, allow};
-use crate::node::{BOUND, Node};
+use crate::node::{BOUND, Node, bpftool};
 
 /// Time between datagrams.
 const EVERY: Duration = Duration::from_micros(500);
@@ -339,4 +339,95 @@ fn address_used_again(wiring: Wiring) -> Result<()> {
 #[test]
 fn address_of_a_pod_that_is_gone_has_the_new_pods_rights() -> Result<()> {
     in_both_wirings(address_used_again)
+}
+
+/// Everything happens to the pods while there is no agent.
+fn missed_while_away(wiring: Wiring) -> Result<()> {
+    let mut node = Node::new("away", wiring)?;
+    let db = node.pod("shop/db", &[("app", "db")])?;
+    let web = node.pod("shop/web", &[("app", "web")])?;
+    let gone = node.pod("shop/gone", &[("app", "web")])?;
+    let mut servers = vec![serve(&db)?, serve(&web)?];
+    node.folder.put_all(
+        "policies.json",
+        &[
+            allow(Way::Ingress, "shop/db", "db", &[("web", &[])]),
+            allow(Way::Ingress, "shop/web", "web", &[("db", &[])]),
+        ],
+    )?;
+    node.start()?;
+    expect(&[(&web, &db, true), (&gone, &db, true), (&gone, &web, false)])?;
+
+    node.agent().kill()?;
+    // A pod goes, and another one gets its addresses; a new one comes; one gets
+    // another interface, as after a restart of its sandbox.
+    let addresses = (gone.v4(), gone.v6());
+    remove(&mut node, &gone)?;
+    let heir = node.lab.pod("shop/heir", addresses.0, addresses.1)?;
+    node.show(&Pod::of(&heir, "uid-heir").label("app", "other"))?;
+    let new = node.pod("shop/new", &[("app", "web")])?;
+    servers.push(serve(&new)?);
+    let again = (web.v4(), web.v6());
+    servers.remove(1);
+    node.lab.delete_pod(web.name())?;
+    let web = node.lab.pod("shop/web", again.0, again.1)?;
+    servers.push(serve(&web)?);
+    node.start()?;
+    let status = node.settle()?;
+    ensure!(
+        status["diagnostics"] == json!([]),
+        "{}",
+        status["diagnostics"]
+    );
+    expect(&[
+        (&heir, &db, false),
+        (&new, &db, true),
+        (&web, &db, true),
+        (&heir, &web, false),
+        (&heir, &new, false),
+        (&db, &new, true),
+        (&db, &web, true),
+    ])?;
+    node.finish()
+}
+
+#[test]
+fn what_happened_without_an_agent_is_found_at_its_start() -> Result<()> {
+    in_both_wirings(missed_while_away)
+}
+
+/// A link that somebody takes away is found by the periodic comparison.
+fn repaired(wiring: Wiring) -> Result<()> {
+    let mut node = Node::new("repair", wiring)?;
+    let db = node.pod("shop/db", &[("app", "db")])?;
+    let web = node.pod("shop/web", &[("app", "web")])?;
+    let _server = serve(&db)?;
+    let policy = allow(Way::Ingress, "shop/db", "db", &[]);
+    node.folder.put_all("p.json", &[policy])?;
+    node.start()?;
+    expect(&[(&web, &db, false)])?;
+    for link in node.kernel_objects()? {
+        if let ("link", id) = link {
+            bpftool(&["link", "detach", "id", &id.to_string()])?;
+        }
+    }
+    expect(&[(&web, &db, true)])?;
+    let mut repairs = json!(0);
+    wait_for("the links to be repaired", BOUND, || {
+        // Without asking it to look.
+        let output = node
+            .status(&[])
+            .map(|output| output.stdout)
+            .unwrap_or_default();
+        let status: Value = serde_json::from_slice(&output).unwrap_or_default();
+        repairs = status["repairs"].clone();
+        repairs.as_u64().is_some_and(|count| count > 0)
+    })?;
+    expect(&[(&web, &db, false)])?;
+    node.finish()
+}
+
+#[test]
+fn links_that_somebody_detached_are_found_and_attached_again() -> Result<()> {
+    in_both_wirings(repaired)
 }

@@ -124,6 +124,32 @@ fn maps_of_another_layout_are_refused_with_the_next_step() -> Result<()> {
     shop.node.finish()
 }
 
+#[test]
+fn pins_of_another_version_are_in_the_status_with_the_next_step() -> Result<()> {
+    let mut shop = Shop::new("version")?;
+    shop.node.start()?;
+    shop.node.stop()?;
+    let other = shop.node.bpffs().join("policy-agent/v0/maps");
+    fs::create_dir_all(&other)?;
+    let made = Command::new("bpftool")
+        .args(["map", "create"])
+        .arg(other.join("pa_old"))
+        .args([
+            "type", "array", "key", "4", "value", "8", "entries", "1", "name", "pa_old",
+        ])
+        .output()?;
+    ensure!(made.status.success(), "{made:?}");
+    shop.node.start()?;
+    let status = shop.node.settle()?;
+    says(
+        &status["diagnostics"].to_string(),
+        &["policy-agent/v0", "another version", "policy-agent cleanup"],
+    )?;
+    shop.enforced(true)?;
+    // Which removes those of every version.
+    shop.node.finish()
+}
+
 fn maps_dir(node: &Node) -> Result<std::path::PathBuf> {
     let root = node.bpffs().join("policy-agent");
     let versions = fs::read_dir(&root)?;
