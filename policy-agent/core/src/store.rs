@@ -24,7 +24,9 @@ pub use namespaces::{METADATA_NAME, implied_labels};
 
 use crate::desired::PodRef;
 use crate::diagnostic::{Diagnostic, Severity};
-use crate::model::{Labels, Namespace, Node, Pod, Policy, PolicyId};
+use crate::model::{
+    EndpointSlice, Labels, Namespace, NamespacedName, Node, Pod, Policy, PolicyId, Service,
+};
 use namespaces::Namespaces;
 use owners::Owners;
 
@@ -33,6 +35,10 @@ use owners::Owners;
 pub struct Store {
     pods: BTreeMap<PodRef, Arc<Pod>>,
     nodes: BTreeMap<Arc<str>, Arc<Node>>,
+    services: BTreeMap<NamespacedName, Arc<Service>>,
+    slices: BTreeMap<NamespacedName, Arc<EndpointSlice>>,
+    /// Slices by the Service that they are behind, and their own names.
+    behind: BTreeSet<(NamespacedName, NamespacedName)>,
     policies: BTreeMap<PolicyId, Arc<Policy>>,
     namespaces: Namespaces,
     owners: Owners,
@@ -115,6 +121,11 @@ impl Store {
             Kind::Pod => self.pods.keys().cloned().map(Key::Pod).collect(),
             Kind::Namespace => self.namespaces.declared().map(Key::Namespace).collect(),
             Kind::Node => self.nodes.keys().cloned().map(Key::Node).collect(),
+            Kind::Service => self.services.keys().cloned().map(Key::Service).collect(),
+            Kind::EndpointSlice => {
+                let slices = self.slices.keys().cloned();
+                slices.map(Key::EndpointSlice).collect()
+            }
             Kind::Policy(api_kind) => {
                 let of_kind = self.policies.keys().filter(|id| id.kind == *api_kind);
                 of_kind.cloned().map(Key::Policy).collect()
@@ -144,6 +155,15 @@ impl Store {
                     &mut changes.nodes,
                 );
             }
+            Object::Service(service) => {
+                put(
+                    &mut self.services,
+                    service.key(),
+                    Some(service),
+                    &mut changes.services,
+                );
+            }
+            Object::EndpointSlice(slice) => self.put_slice(slice.key(), Some(slice), changes),
             Object::Policy(policy) => {
                 put(
                     &mut self.policies,
@@ -164,6 +184,15 @@ impl Store {
             Key::Node(name) => {
                 put(&mut self.nodes, name.clone(), None, &mut changes.nodes);
             }
+            Key::Service(name) => {
+                put(
+                    &mut self.services,
+                    name.clone(),
+                    None,
+                    &mut changes.services,
+                );
+            }
+            Key::EndpointSlice(name) => self.put_slice(name.clone(), None, changes),
             Key::Policy(id) => {
                 put(&mut self.policies, id.clone(), None, &mut changes.policies);
             }
@@ -190,6 +219,24 @@ impl Store {
             &self.pods,
             &mut changes.owners,
         );
+    }
+
+    fn put_slice(
+        &mut self,
+        key: NamespacedName,
+        new: Option<Arc<EndpointSlice>>,
+        changes: &mut ChangeSet,
+    ) {
+        let after = new.as_ref().and_then(|slice| slice.service_key());
+        let Some(old) = put(&mut self.slices, key.clone(), new, &mut changes.slices) else {
+            return;
+        };
+        if let Some(service) = old.and_then(|slice| slice.service_key()) {
+            self.behind.remove(&(service, key.clone()));
+        }
+        if let Some(service) = after {
+            self.behind.insert((service, key));
+        }
     }
 
     /// Whether a complete list of the kind has been seen.
@@ -250,6 +297,28 @@ impl Store {
     /// Every node, by name.
     pub fn nodes(&self) -> &BTreeMap<Arc<str>, Arc<Node>> {
         &self.nodes
+    }
+
+    /// Every Service.
+    pub fn services(&self) -> &BTreeMap<NamespacedName, Arc<Service>> {
+        &self.services
+    }
+
+    /// Every EndpointSlice, by its own name.
+    pub fn slices(&self) -> &BTreeMap<NamespacedName, Arc<EndpointSlice>> {
+        &self.slices
+    }
+
+    /// The slices behind a Service, by their names.
+    pub fn slices_of(&self, service: &NamespacedName) -> impl Iterator<Item = &Arc<EndpointSlice>> {
+        let first = NamespacedName {
+            namespace: "".into(),
+            name: "".into(),
+        };
+        self.behind
+            .range((service.clone(), first)..)
+            .take_while(move |(behind, _)| behind == service)
+            .filter_map(|(_, slice)| self.slices.get(slice))
     }
 
     /// Every policy, of all kinds.

@@ -7,6 +7,7 @@
 pub mod object;
 pub mod policy;
 pub mod selector;
+pub mod service;
 
 pub use object::{Namespace, Node, Pod, PodPort, Protocol};
 pub use policy::{
@@ -14,3 +15,4 @@ pub use policy::{
     Subject, Tier,
 };
 pub use selector::{Labels, Requirement, Selector};
+pub use service::{EndpointSlice, NamespacedName, Service, ServicePort, SliceEndpoint, SlicePort};

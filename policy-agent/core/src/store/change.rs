@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::desired::PodRef;
-use crate::model::{Namespace, Node, Pod, Policy, PolicyId};
+use crate::model::{
+    EndpointSlice, Namespace, NamespacedName, Node, Pod, Policy, PolicyId, Service,
+};
 
 /// Values before and after; they differ, so at least one is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +28,10 @@ pub struct ChangeSet {
     pub namespaces: BTreeMap<Arc<str>, Change<Namespace>>,
     /// Nodes.
     pub nodes: BTreeMap<Arc<str>, Change<Node>>,
+    /// Services.
+    pub services: BTreeMap<NamespacedName, Change<Service>>,
+    /// EndpointSlices, by their own names.
+    pub slices: BTreeMap<NamespacedName, Change<EndpointSlice>>,
     /// Policies.
     pub policies: BTreeMap<PolicyId, Change<Policy>>,
     /// Addresses that belong to another pod than before, or to none. A pod whose
@@ -39,6 +45,8 @@ impl ChangeSet {
         self.pods.is_empty()
             && self.namespaces.is_empty()
             && self.nodes.is_empty()
+            && self.services.is_empty()
+            && self.slices.is_empty()
             && self.policies.is_empty()
             && self.owners.is_empty()
     }
@@ -48,6 +56,8 @@ impl ChangeSet {
         merge(&mut self.pods, later.pods);
         merge(&mut self.namespaces, later.namespaces);
         merge(&mut self.nodes, later.nodes);
+        merge(&mut self.services, later.services);
+        merge(&mut self.slices, later.slices);
         merge(&mut self.policies, later.policies);
         merge(&mut self.owners, later.owners);
     }

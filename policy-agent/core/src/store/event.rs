@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use crate::desired::PodRef;
-use crate::model::{Namespace, Node, Pod, Policy, PolicyId};
+use crate::model::{
+    EndpointSlice, Namespace, NamespacedName, Node, Pod, Policy, PolicyId, Service,
+};
 
 /// A kind of object, as far as lists are concerned: each has lists of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -14,6 +16,10 @@ pub enum Kind {
     Namespace,
     /// Nodes.
     Node,
+    /// Services.
+    Service,
+    /// EndpointSlices.
+    EndpointSlice,
     /// Policies of this API kind, for example `NetworkPolicy`.
     Policy(Arc<str>),
 }
@@ -27,6 +33,10 @@ pub enum Object {
     Namespace(Arc<Namespace>),
     /// A node.
     Node(Arc<Node>),
+    /// A Service.
+    Service(Arc<Service>),
+    /// A part of what is behind a Service.
+    EndpointSlice(Arc<EndpointSlice>),
     /// A policy.
     Policy(Arc<Policy>),
 }
@@ -38,6 +48,8 @@ impl Object {
             Self::Pod(_) => Kind::Pod,
             Self::Namespace(_) => Kind::Namespace,
             Self::Node(_) => Kind::Node,
+            Self::Service(_) => Kind::Service,
+            Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::Policy(policy) => Kind::Policy(policy.id.kind.clone()),
         }
     }
@@ -51,6 +63,8 @@ impl Object {
             }),
             Self::Namespace(namespace) => Key::Namespace(namespace.name.clone()),
             Self::Node(node) => Key::Node(node.name.clone()),
+            Self::Service(service) => Key::Service(service.key()),
+            Self::EndpointSlice(slice) => Key::EndpointSlice(slice.key()),
             Self::Policy(policy) => Key::Policy(policy.id.clone()),
         }
     }
@@ -65,6 +79,10 @@ pub enum Key {
     Namespace(Arc<str>),
     /// A node.
     Node(Arc<str>),
+    /// A Service.
+    Service(NamespacedName),
+    /// A part of what is behind a Service.
+    EndpointSlice(NamespacedName),
     /// A policy.
     Policy(PolicyId),
 }
@@ -76,6 +94,8 @@ impl Key {
             Self::Pod(_) => Kind::Pod,
             Self::Namespace(_) => Kind::Namespace,
             Self::Node(_) => Kind::Node,
+            Self::Service(_) => Kind::Service,
+            Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::Policy(id) => Kind::Policy(id.kind.clone()),
         }
     }
@@ -88,6 +108,8 @@ impl std::fmt::Display for Key {
             Self::Pod(pod) => write!(f, "Pod {pod}"),
             Self::Namespace(name) => write!(f, "Namespace {name}"),
             Self::Node(name) => write!(f, "Node {name}"),
+            Self::Service(name) => write!(f, "Service {name}"),
+            Self::EndpointSlice(name) => write!(f, "EndpointSlice {name}"),
             Self::Policy(id) => write!(f, "{} {id}", id.kind),
         }
     }

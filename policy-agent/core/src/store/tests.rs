@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{NamespaceMatch, Selector, Subject, Tier};
+use crate::model::{
+    NamespaceMatch, NamespacedName, Protocol, Selector, ServicePort, SliceEndpoint, SlicePort,
+    Subject, Tier,
+};
 
 fn labels(pairs: &[(&str, &str)]) -> Labels {
     pairs
@@ -58,6 +61,52 @@ fn policy(kind: &str, namespace: Option<&str>, name: &str, order: i64) -> Object
         ingress: None,
         egress: None,
     }))
+}
+
+fn service(name: &str, address: &str) -> Object {
+    Object::Service(Arc::new(Service {
+        namespace: "a".into(),
+        name: name.into(),
+        cluster_ips: vec![address.parse().unwrap()],
+        external_ips: Vec::new(),
+        ports: vec![ServicePort {
+            name: "".into(),
+            protocol: Protocol::Tcp,
+            port: 80,
+            node_port: None,
+        }],
+        internal_local: false,
+        external_local: false,
+    }))
+}
+
+fn slice(name: &str, service: &str, address: &str) -> Object {
+    Object::EndpointSlice(Arc::new(EndpointSlice {
+        namespace: "a".into(),
+        name: name.into(),
+        service: (!service.is_empty()).then(|| service.into()),
+        ports: vec![SlicePort {
+            name: "".into(),
+            protocol: Protocol::Tcp,
+            port: 8080,
+        }],
+        endpoints: vec![SliceEndpoint {
+            address: address.parse().unwrap(),
+            node: None,
+            ready: true,
+            draining: false,
+        }],
+    }))
+}
+
+/// Names of the slices behind Service `a/NAME`.
+fn behind(store: &Store, name: &str) -> Vec<String> {
+    let service = NamespacedName {
+        namespace: "a".into(),
+        name: name.into(),
+    };
+    let slices = store.slices_of(&service);
+    slices.map(|slice| slice.name.to_string()).collect()
 }
 
 fn reference(namespace: &str, name: &str) -> PodRef {
@@ -321,6 +370,36 @@ fn pods_of_a_namespace_are_only_its_own() {
     assert!(names("c").is_empty());
 }
 
+#[test]
+fn slices_are_found_by_the_service_that_they_are_behind() {
+    let mut store = Store::new();
+    let apply = |store: &mut Store, object| store.apply(SourceEvent::Apply(object));
+    apply(&mut store, slice("s-1", "s", "10.0.0.1"));
+    apply(&mut store, slice("s-2", "s", "10.0.0.2"));
+    apply(&mut store, slice("lone", "", "10.0.0.3"));
+    apply(&mut store, slice("t-1", "t", "10.0.0.4"));
+    let changes = apply(&mut store, service("s", "10.96.0.1"));
+    assert_eq!((changes.services.len(), changes.slices.len()), (1, 0));
+    assert_eq!(behind(&store, "s"), ["s-1", "s-2"]);
+    assert!(apply(&mut store, slice("s-1", "s", "10.0.0.1")).is_empty());
+    let changes = apply(&mut store, slice("s-2", "t", "10.0.0.2"));
+    assert_eq!(changes.slices.len(), 1);
+    assert_eq!(behind(&store, "s"), ["s-1"]);
+    assert_eq!(behind(&store, "t"), ["s-2", "t-1"]);
+    store.apply_all([
+        SourceEvent::Begin(Kind::EndpointSlice),
+        SourceEvent::Item(slice("s-9", "s", "10.0.0.9")),
+        SourceEvent::End(Kind::EndpointSlice),
+    ]);
+    assert_eq!(behind(&store, "s"), ["s-9"]);
+    assert!(behind(&store, "t").is_empty() && store.slices().len() == 1);
+    assert!(store.is_ready(&Kind::EndpointSlice) && !store.is_ready(&Kind::Service));
+    let key = store.services().keys().next().unwrap().clone();
+    let changes = store.apply(SourceEvent::Delete(Key::Service(key)));
+    assert_eq!(changes.services.len(), 1);
+    assert!(store.services().is_empty());
+}
+
 /// Pods on few names and addresses, so that they collide often.
 fn any_pod() -> impl Strategy<Value = Pod> {
     let names = (0..2u8, 0..4u8, 0..4u8, 0..3i64, 0..2u8, 0..8u8);
@@ -351,6 +430,18 @@ fn any_event() -> impl Strategy<Value = SourceEvent> {
         1 => (0..2u8).prop_map(|n| {
             SourceEvent::Delete(Key::Namespace(format!("ns{n}").into()))
         }),
+        1 => (0..2u8, 0..2u8).prop_map(|(n, a)| {
+            SourceEvent::Apply(service(&format!("s{n}"), &format!("10.96.0.{a}")))
+        }),
+        2 => (0..3u8, 0..3u8, 0..3u8).prop_map(|(n, service, a)| {
+            let service = ["", "s0", "s1"][usize::from(service)];
+            SourceEvent::Apply(slice(&format!("e{n}"), service, &format!("10.0.0.{a}")))
+        }),
+        1 => (0..3u8).prop_map(|n| {
+            let name = format!("e{n}").into();
+            let key = NamespacedName { namespace: "a".into(), name };
+            SourceEvent::Delete(Key::EndpointSlice(key))
+        }),
         1 => (0..3u8, 0..2i64).prop_map(|(n, order)| {
             SourceEvent::Apply(policy("NetworkPolicy", Some("ns0"), &format!("q{n}"), order))
         }),
@@ -374,6 +465,12 @@ fn rebuilt(store: &Store) -> Store {
     for name in store.namespaces.declared() {
         let namespace = store.namespace(&name).unwrap().clone();
         fresh.apply(SourceEvent::Apply(Object::Namespace(namespace)));
+    }
+    for slice in store.slices().values().rev() {
+        fresh.apply(SourceEvent::Apply(Object::EndpointSlice(slice.clone())));
+    }
+    for service in store.services().values() {
+        fresh.apply(SourceEvent::Apply(Object::Service(service.clone())));
     }
     for policy in store.policies().values() {
         fresh.apply(SourceEvent::Apply(Object::Policy(policy.clone())));

@@ -5,6 +5,7 @@
 //! nothing; one that does not is left to the source, which knows whether there
 //! was a good version before. Nothing here widens what an object says.
 
+mod endpoint_slice;
 mod ip_block;
 mod meta;
 mod names;
@@ -17,20 +18,23 @@ mod pod;
 mod port;
 mod report;
 mod selector;
+mod service;
 #[cfg(test)]
 mod tests;
 
 use policy_core::desired::PodRef;
 use policy_core::diagnostic::Diagnostic;
-use policy_core::model::PolicyId;
+use policy_core::model::{NamespacedName, PolicyId};
 use policy_core::store::{Key, Object};
 use serde_json::Value;
 use std::sync::Arc;
 
+pub use endpoint_slice::EndpointSliceObject;
 pub use names::Names;
 pub use namespace::NamespaceObject;
 pub use node::NodeObject;
 pub use pod::PodObject;
+pub use service::ServiceObject;
 
 use meta::Meta;
 use report::Report;
@@ -71,8 +75,6 @@ pub enum Outcome {
 /// Why policy has no use for a kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Unused {
-    /// It is known, and will matter; it does not yet.
-    NotYet,
     /// It is a policy of another API or version, which is not enforced.
     ForeignPolicy,
     /// It has nothing to do with policy.
@@ -139,13 +141,25 @@ fn convert_one(value: &Value, api_version: &str, kind: &str, names: &mut Names) 
         ("", "Node") => typed::<NodeObject>(value, kind, names, |object, meta, names, report| {
             Object::Node(Arc::new(node::convert(object, meta, names, report)))
         }),
+        ("", "Service") => {
+            typed::<ServiceObject>(value, kind, names, |object, meta, names, report| {
+                Object::Service(Arc::new(service::convert(object, meta, names, report)))
+            })
+        }
         // Without a version it can be nothing else.
+        ("" | "discovery.k8s.io", "EndpointSlice") => {
+            typed::<EndpointSliceObject>(value, kind, names, |object, meta, names, report| {
+                let slice = endpoint_slice::convert(object, meta, names, report);
+                Object::EndpointSlice(Arc::new(slice))
+            })
+        }
+        // As above.
         ("" | "networking.k8s.io", network_policy::KIND) => policy(value, names),
         _ => {
-            let reason = match (group, kind) {
-                ("", "Service") | ("discovery.k8s.io", "EndpointSlice") => Unused::NotYet,
-                _ if kind.ends_with("NetworkPolicy") => Unused::ForeignPolicy,
-                _ => Unused::Unrelated,
+            let reason = if kind.ends_with("NetworkPolicy") {
+                Unused::ForeignPolicy
+            } else {
+                Unused::Unrelated
             };
             let kind = format!("{api_version}/{kind}");
             Converted {
@@ -166,7 +180,7 @@ fn typed<'de, T: serde::Deserialize<'de>>(
     names: &mut Names,
     convert: impl FnOnce(&T, &Meta, &mut Names, &mut Report) -> Object,
 ) -> Converted {
-    let namespaced = kind == "Pod";
+    let namespaced = matches!(kind, "Pod" | "Service" | "EndpointSlice");
     let (meta, mut report) = match Meta::read(value, kind, namespaced) {
         Ok(read) => read,
         Err(report) => return report.finish(Outcome::Nameless),
@@ -187,11 +201,11 @@ fn typed<'de, T: serde::Deserialize<'de>>(
                 ),
             );
             let name = names.get(&meta.name);
+            let namespace = names.get(&meta.namespace);
             let key = match kind {
-                "Pod" => Key::Pod(PodRef {
-                    namespace: names.get(&meta.namespace),
-                    name,
-                }),
+                "Pod" => Key::Pod(PodRef { namespace, name }),
+                "Service" => Key::Service(NamespacedName { namespace, name }),
+                "EndpointSlice" => Key::EndpointSlice(NamespacedName { namespace, name }),
                 "Node" => Key::Node(name),
                 _ => Key::Namespace(name),
             };

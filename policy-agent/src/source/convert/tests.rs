@@ -2,6 +2,7 @@
 
 mod objects;
 mod policies;
+mod services;
 mod show;
 
 use serde_json::{Value, json};

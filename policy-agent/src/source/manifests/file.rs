@@ -184,7 +184,6 @@ impl Gather {
     pub(super) fn finish(mut self) -> Contents {
         for ((reason, kind), count) in self.unused {
             let (severity, why) = match reason {
-                Unused::NotYet => (Severity::Info, "not used yet"),
                 Unused::Unrelated => (Severity::Info, "ignored: policy has no use for the kind"),
                 Unused::ForeignPolicy => (
                     Severity::Warning,

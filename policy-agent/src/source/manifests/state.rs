@@ -29,9 +29,16 @@ pub(super) struct ManifestState {
 }
 
 /// Every kind that files can hold.
-fn kinds() -> [Kind; 4] {
+fn kinds() -> [Kind; 6] {
     let policy = Kind::Policy("NetworkPolicy".into());
-    [Kind::Pod, Kind::Namespace, Kind::Node, policy]
+    [
+        Kind::Pod,
+        Kind::Namespace,
+        Kind::Node,
+        Kind::Service,
+        Kind::EndpointSlice,
+        policy,
+    ]
 }
 
 impl ManifestState {
@@ -150,9 +157,15 @@ impl ManifestState {
             (None, None, Key::Policy(_)) => {
                 "it isolates the pods that it may select, and allows nothing"
             }
-            (None, None, Key::Pod(_) | Key::Namespace(_) | Key::Node(_)) => {
-                "the first place that can be understood counts"
-            }
+            (
+                None,
+                None,
+                Key::Pod(_)
+                | Key::Namespace(_)
+                | Key::Node(_)
+                | Key::Service(_)
+                | Key::EndpointSlice(_),
+            ) => "the first place that can be understood counts",
         };
         let mut files: Vec<_> = claims.iter().map(|(path, _)| path.display()).collect();
         files.dedup_by_key(|path| path.to_string());
@@ -192,7 +205,7 @@ impl ManifestState {
 
 /// The first list of each kind.
 fn list(wanted: &BTreeMap<Key, Object>) -> Vec<SourceEvent> {
-    let mut events = Vec::with_capacity(wanted.len() + 8);
+    let mut events = Vec::with_capacity(wanted.len() + 12);
     for kind in kinds() {
         let of_kind = wanted.values().filter(|object| object.kind() == kind);
         events.push(SourceEvent::Begin(kind.clone()));

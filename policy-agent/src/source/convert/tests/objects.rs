@@ -309,8 +309,8 @@ fn lists_are_their_items() {
 #[test]
 fn kinds_that_policy_has_no_use_for_are_told_apart() {
     for (version, kind, reason) in [
-        ("v1", "Service", Unused::NotYet),
-        ("discovery.k8s.io/v1", "EndpointSlice", Unused::NotYet),
+        ("serving.knative.dev/v1", "Service", Unused::Unrelated),
+        ("v1", "Endpoints", Unused::Unrelated),
         ("apps/v1", "Deployment", Unused::Unrelated),
         ("metrics.k8s.io/v1", "Pod", Unused::Unrelated),
         ("extensions/v1beta1", "NetworkPolicy", Unused::ForeignPolicy),

@@ -120,7 +120,7 @@ fn roots_may_be_files_of_any_name() {
     let roots = vec![folder.path("policies"), folder.path("more")];
     let reader = Reader::of(Manifests::new(roots.clone()));
     assert_eq!(reader.sees(), ["a:1", "b:2"]);
-    assert_eq!(read(&roots).events.len(), 4 * 2 + 2);
+    assert_eq!(read(&roots).events.len(), 6 * 2 + 2);
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn other_kinds_are_counted_and_foreign_policies_are_a_warning() {
     };
     let text = [
         object("apps/v1", "Deployment"),
-        object("v1", "Service"),
+        object("v1", "Secret"),
         object("apps/v1", "Deployment"),
         object("cilium.io/v2", "CiliumNetworkPolicy"),
     ];
@@ -139,10 +139,7 @@ fn other_kinds_are_counted_and_foreign_policies_are_a_warning() {
     let reader = Reader::new(&folder);
     assert!(reader.sees().is_empty());
     let infos = reader.found(Severity::Info);
-    assert_eq!(
-        infos,
-        ["a.yaml - apps/v1/Deployment", "a.yaml - v1/Service"]
-    );
+    assert_eq!(infos, ["a.yaml - apps/v1/Deployment", "a.yaml - v1/Secret"]);
     let warnings = reader.found(Severity::Warning);
     assert_eq!(warnings, ["a.yaml - cilium.io/v2/CiliumNetworkPolicy"]);
     let all: Vec<_> = reader.diagnostics.iter().map(|d| &*d.message).collect();
