@@ -4,6 +4,8 @@
 //! - `node`: which node this is.
 //! - `state`: sources, engine, planner and datapath together: one change at a
 //!   time.
+//! - `interfaces`: which interface each pod's policies are put on, and which are
+//!   held.
 //! - `cleanup`: what a change leaves to be removed, off the event path.
 //! - `names`: what numbers in the kernel stand for, also of what is gone.
 //! - `verdicts`: events from the kernel, with names.
@@ -14,6 +16,7 @@
 //! - [`mod@run`]: the loop.
 
 mod cleanup;
+mod interfaces;
 #[cfg(feature = "debug-log")]
 mod kernel_log;
 mod lines;
