@@ -34,8 +34,9 @@ pub struct FlowEntry {
     pub key: FlowKey,
     /// Tick (low 32 bits of jiffies) from which it is no longer good.
     pub expiry: u32,
-    /// Zero.
-    pub pad: u32,
+    /// State that a packet of the flow gets in its mark, see
+    /// [`crate::abi::mark`], where its sender is isolated for egress.
+    pub state: u32,
     /// Zero; rounds an entry up to a cache line.
     pub reserved: u64,
 }
@@ -77,22 +78,30 @@ impl FlowKey {
 }
 
 impl FlowSet {
-    /// Whether the flow passed under this generation a moment ago.
+    /// The state with which the flow passed under this generation a moment ago;
+    /// `None`: it did not.
     #[inline(always)]
-    pub fn hit(&self, key: &FlowKey, now_ticks: u32) -> bool {
-        self.ways[0].is(key, now_ticks) || self.ways[1].is(key, now_ticks)
+    pub fn hit(&self, key: &FlowKey, now_ticks: u32) -> Option<u32> {
+        if self.ways[0].is(key, now_ticks) {
+            Some(self.ways[0].state)
+        } else if self.ways[1].is(key, now_ticks) {
+            Some(self.ways[1].state)
+        } else {
+            None
+        }
     }
 
-    /// Remembers that the flow passed; the older of the two others gives way.
+    /// Remembers that the flow passed, and with which state; the older of the two
+    /// others gives way.
     #[inline(always)]
-    pub fn insert(&mut self, key: &FlowKey, now_ticks: u32) {
+    pub fn insert(&mut self, key: &FlowKey, state: u32, now_ticks: u32) {
         if self.ways[0].key != *key {
             self.ways[1] = self.ways[0];
         }
         self.ways[0] = FlowEntry {
             key: *key,
             expiry: now_ticks.wrapping_add(LIFETIME_TICKS),
-            pad: 0,
+            state,
             reserved: 0,
         };
     }
@@ -122,31 +131,34 @@ mod tests {
     #[test]
     fn hit_needs_the_whole_key_and_generation() {
         let mut set = FlowSet::default();
-        set.insert(&key(1), 100);
-        assert!(set.hit(&key(1), 100));
-        assert!(!set.hit(&key(2), 100));
+        set.insert(&key(1), 0, 100);
+        assert_eq!(set.hit(&key(1), 100), Some(0));
+        assert_eq!(set.hit(&key(2), 100), None);
         let newer = FlowKey {
             owner: 5 | 10 << 32,
             ..key(1)
         };
-        assert!(!set.hit(&newer, 100));
+        assert_eq!(set.hit(&newer, 100), None);
     }
 
     #[test]
     fn entry_ends_with_its_lifetime_also_across_wrap_around() {
         for start in [0, 1_000, u32::MAX - 5] {
             let mut set = FlowSet::default();
-            set.insert(&key(1), start);
-            assert!(set.hit(&key(1), start.wrapping_add(LIFETIME_TICKS - 1)));
-            assert!(!set.hit(&key(1), start.wrapping_add(LIFETIME_TICKS)));
-            assert!(!set.hit(&key(1), start.wrapping_sub(1)));
+            set.insert(&key(1), 0, start);
+            assert!(
+                set.hit(&key(1), start.wrapping_add(LIFETIME_TICKS - 1))
+                    .is_some()
+            );
+            assert_eq!(set.hit(&key(1), start.wrapping_add(LIFETIME_TICKS)), None);
+            assert_eq!(set.hit(&key(1), start.wrapping_sub(1)), None);
         }
     }
 
     #[test]
     fn empty_set_hits_no_flow_of_an_endpoint() {
         for now in [0, 1, 127, 128, u32::MAX] {
-            assert!(!FlowSet::default().hit(&key(1), now), "tick {now}");
+            assert_eq!(FlowSet::default().hit(&key(1), now), None, "tick {now}");
         }
     }
 
@@ -154,8 +166,20 @@ mod tests {
     fn third_flow_pushes_out_the_oldest() {
         let mut set = FlowSet::default();
         for n in 1..=3 {
-            set.insert(&key(n), 10);
+            set.insert(&key(n), 0, 10);
         }
-        assert!(set.hit(&key(3), 11) && set.hit(&key(2), 11) && !set.hit(&key(1), 11));
+        let told = [3, 2, 1].map(|n| set.hit(&key(n), 11).is_some());
+        assert_eq!(told, [true, true, false]);
+    }
+
+    #[test]
+    fn each_flow_is_remembered_with_its_own_state() {
+        let mut set = FlowSet::default();
+        set.insert(&key(1), 2, 10);
+        set.insert(&key(2), 1, 10);
+        assert_eq!(set.hit(&key(1), 11), Some(2));
+        assert_eq!(set.hit(&key(2), 11), Some(1));
+        set.insert(&key(2), 2, 12);
+        assert_eq!(set.hit(&key(2), 13), Some(2), "the newer");
     }
 }

@@ -10,6 +10,7 @@ use policy_common::abi::event::VerdictEvent;
 use policy_common::abi::identity::{Cidr4, Cidr6, Id4, Id6};
 use policy_common::abi::maps as abi;
 use policy_common::abi::policy::{Interval, PolicyEntry, PolicyKey, PortSet};
+use policy_common::abi::service::{Svc, SvcKey};
 use policy_common::flow_cache::FlowSet;
 
 #[btf_map(name = "pa_ifindex")]
@@ -54,6 +55,10 @@ pub(crate) static PORT_SETS: Array<PortSet, { abi::PORT_SET_ENTRIES }> = Array::
 
 #[btf_map(name = "pa_extents")]
 pub(crate) static EXTENTS: Array<Interval, { abi::EXTENT_ENTRIES }> = Array::new();
+
+#[btf_map(name = "pa_services")]
+pub(crate) static SERVICES: HashMap<SvcKey, Svc, { abi::SERVICE_ENTRIES }, { abi::F_NO_PREALLOC }> =
+    HashMap::new();
 
 #[btf_map(name = "pa_ct")]
 pub(crate) static CT: HashMap<CtKey, CtEntry, { abi::CT_ENTRIES }> = HashMap::new();

@@ -342,7 +342,7 @@ fn recalled(key: &FlowKey) -> bool {
     // SAFETY: this CPU's element. A program on the other hook that interrupts
     // this one may change the set; the whole key is compared, so the worst is a
     // miss, or a hit on a flow that did pass.
-    unsafe { (*set).hit(key, clock::ticks()) }
+    unsafe { (*set).hit(key, clock::ticks()).is_some() }
 }
 
 /// Puts a flow that passed into the cache.
@@ -363,7 +363,7 @@ extern "C" fn pa_remember(memory: *const FrameMemory, slot: u32, generation: u32
     );
     if let Some(set) = maps::FLOWS.get_ptr_mut(key.set_index() & (FLOW_SETS as u32 - 1)) {
         // SAFETY: as in `recalled`.
-        unsafe { (*set).insert(&key, clock::ticks()) }
+        unsafe { (*set).insert(&key, 0, clock::ticks()) }
     }
     1
 }

@@ -63,6 +63,7 @@ impl Maps {
                     .filter(|(_, interval)| interval.last != 0)
                     .count()
             }
+            abi::SERVICES => self.services.entries()?.len(),
             abi::CT => self.ct.entries()?.len(),
             abi::CT_PENDING => self.ct_pending.entries()?.len(),
             abi::CT_OPEN => self.ct_open.entries()?.len(),

@@ -12,6 +12,7 @@ use policy_common::abi::{
     identity::{Cidr4, Cidr6, Id4, Id6},
     maps::{self as abi, MapSpec, PrefixKey},
     policy::{Interval, PolicyEntry, PolicyKey, PortSet},
+    service::{Svc, SvcKey},
 };
 use policy_common::flow_cache::FlowSet;
 
@@ -43,6 +44,8 @@ pub struct Maps {
     pub port_sets: TypedMap<u32, PortSet>,
     /// Intervals of large port sets.
     pub extents: TypedMap<u32, Interval>,
+    /// Services.
+    pub services: TypedMap<SvcKey, Svc>,
     /// Confirmed connections.
     pub ct: TypedMap<CtKey, CtEntry>,
     /// Connections not confirmed yet.
@@ -92,6 +95,7 @@ impl Maps {
             policy: typed(&mut fds, abi::POLICY),
             port_sets: typed(&mut fds, abi::PORT_SETS),
             extents: typed(&mut fds, abi::EXTENTS),
+            services: typed(&mut fds, abi::SERVICES),
             ct: typed(&mut fds, abi::CT),
             ct_pending: typed(&mut fds, abi::CT_PENDING),
             ct_open: typed(&mut fds, abi::CT_OPEN),

@@ -15,8 +15,10 @@ pub struct Config {
     pub events_per_tick: u32,
     /// The newest endpoint number given out. Only ever grows.
     pub endpoint_number: u32,
+    /// The lowest of our bits in a packet's mark, see [`super::mark`].
+    pub mark_shift: u32,
     /// Zero.
-    pub reserved: [u32; 11],
+    pub reserved: [u32; 10],
 }
 
 /// The emergency switch: nothing is denied. Records are still made, so that
@@ -26,6 +28,11 @@ pub const FLAG_ENFORCE_OFF: u32 = 1;
 pub const FLAG_CIDR4: u32 = 1 << 1;
 /// The IPv6 prefix trie is not empty.
 pub const FLAG_CIDR6: u32 = 1 << 2;
+/// The table of Services is not empty.
+pub const FLAG_SERVICES: u32 = 1 << 3;
+/// Something isolates some endpoint for egress: a packet without a mark may be
+/// its. Set before the first such word is stored, cleared after the last is gone.
+pub const FLAG_EGRESS: u32 = 1 << 4;
 
 /// Time after which a CPU's event tokens are renewed, nanoseconds.
 pub const EVENT_TICK_NS: u64 = 100_000_000;

@@ -58,6 +58,10 @@ pub const CT_RESET: u32 = 1 << 5;
 /// Service: always allowed.
 pub const CT_FROM_NODE: u32 = 1 << 6;
 
+/// The pod opened it to what is translated on the way: its packets are judged
+/// where they leave.
+pub const CT_UNDECIDED: u32 = 1 << 7;
+
 /// Confirmed records of an endpoint: made by the kernel, removed by the sweeper.
 ///
 /// Each field has one writer side, so that neither needs a lock: their

@@ -91,6 +91,11 @@ drop_reasons! {
     Unresolved = 11, "unresolved-peer";
     /// The policy names a port set or row that is not there.
     Incomplete = 12, "incomplete-policy";
+    /// The Service has no endpoints: there is nobody whom policy could allow.
+    NoEndpoints = 13, "service-without-endpoints";
+    /// The mark says that the sender's policy has not judged the packet, and
+    /// there is no such sender.
+    UnknownSender = 14, "unknown-sender";
 }
 
 #[cfg(test)]

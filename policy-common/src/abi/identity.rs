@@ -19,6 +19,27 @@ pub const UNRESOLVED: Identity = u32::MAX;
 
 /// The address is this node's own.
 pub const FLAG_NODE: u32 = 1;
+/// The address is a pod's of this node; its slot is in the upper half of the
+/// flags.
+pub const FLAG_LOCAL: u32 = 1 << 1;
+
+const SLOT_SHIFT: u32 = 16;
+
+/// Flags of the address of the pod in this slot, 65,535 at most.
+#[inline(always)]
+pub const fn local(slot: u32) -> u32 {
+    FLAG_LOCAL | slot << SLOT_SHIFT
+}
+
+/// Slot of the pod of this node whose address it is; 0: it is none's.
+#[inline(always)]
+pub const fn local_slot(flags: u32) -> u32 {
+    if flags & FLAG_LOCAL == 0 {
+        0
+    } else {
+        flags >> SLOT_SHIFT
+    }
+}
 
 /// Identity of an IPv4 address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,8 +90,22 @@ pub struct Cidr6 {
 }
 
 const _: () = {
+    assert!(super::maps::ENDPOINT_ENTRIES <= 1 << (u32::BITS - SLOT_SHIFT));
     assert!(size_of::<Id4>() == 12);
     assert!(size_of::<Id6>() == 24);
     assert!(size_of::<Cidr4>() == 12);
     assert!(size_of::<Cidr6>() == 24);
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slot_is_told_only_of_local_addresses() {
+        assert_eq!(local_slot(local(4_095)), 4_095);
+        assert_eq!(local_slot(local(7) | FLAG_NODE), 7);
+        assert_eq!(local_slot(local(7) & !FLAG_LOCAL), 0);
+        assert_eq!(local_slot(FLAG_NODE), 0);
+    }
+}

@@ -26,6 +26,8 @@ pub const PORT_SETS: &str = "pa_port_sets";
 pub const EXTENTS: &str = "pa_extents";
 /// Confirmed connection records of isolated endpoints.
 pub const CT: &str = "pa_ct";
+/// Services: what is behind an address and port.
+pub const SERVICES: &str = "pa_services";
 /// Connection records whose opener has not answered a reply yet.
 pub const CT_PENDING: &str = "pa_ct_pending";
 /// Connection records of endpoints that nothing isolates.
@@ -65,6 +67,8 @@ pub const POLICY_ENTRIES: usize = 262_144;
 pub const PORT_SET_ENTRIES: usize = 16_384;
 /// Intervals in extents; element 0 is never given out.
 pub const EXTENT_ENTRIES: usize = 65_536;
+/// Addresses and ports of Services. Memory is taken as they come.
+pub const SERVICE_ENTRIES: usize = 16_384;
 /// Confirmed connection records, allocated at once, so that the packet path
 /// never fails for want of memory.
 pub const CT_ENTRIES: usize = 65_536;
@@ -150,11 +154,11 @@ pub struct PrefixKey<const N: usize> {
     pub addr: [u8; N],
 }
 
-use super::{config, conntrack, endpoint, identity, policy};
+use super::{config, conntrack, endpoint, identity, policy, service};
 use crate::flow_cache;
 
 /// Every map, in the order in which `policy-agent maps` lists them.
-pub const ALL: [MapSpec; 21] = [
+pub const ALL: [MapSpec; 22] = [
     spec::<u32, endpoint::IfindexEntry>(
         IFINDEX,
         ARRAY,
@@ -224,6 +228,13 @@ pub const ALL: [MapSpec; 21] = [
         EXTENT_ENTRIES,
         0,
         "intervals of large port sets",
+    ),
+    spec::<service::SvcKey, service::Svc>(
+        SERVICES,
+        HASH,
+        SERVICE_ENTRIES,
+        F_NO_PREALLOC,
+        "Service address and port to backends",
     ),
     spec::<conntrack::CtKey, conntrack::CtEntry>(CT, HASH, CT_ENTRIES, 0, "confirmed connections"),
     spec::<conntrack::CtKey, conntrack::CtEntry>(

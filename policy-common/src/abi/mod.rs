@@ -13,11 +13,13 @@ pub mod endpoint;
 pub mod event;
 pub mod identity;
 pub mod maps;
+pub mod mark;
 pub mod policy;
+pub mod service;
 pub mod stats;
 
 /// Version of the layout in this module; names the pin directory.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Which way traffic goes, seen from the pod: ingress is what it receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -128,7 +128,8 @@ impl Kernel {
             ct_budget: CT_BUDGET,
             events_per_tick: EVENTS_PER_TICK,
             endpoint_number: world::NUMBER,
-            reserved: [0; 11],
+            mark_shift: policy_common::abi::mark::DEFAULT_SHIFT,
+            reserved: [0; 10],
         };
         self.set_elements(maps::CONFIG, 0, [Raw(config)])?;
         let interface = IfindexEntry {

@@ -8,6 +8,7 @@ use policy_common::abi::{
     identity::{Cidr4, Cidr6, Id4, Id6},
     maps::PrefixKey,
     policy::{Interval, PolicyEntry, PolicyKey, PortSet},
+    service::{Svc, SvcKey},
 };
 use policy_common::flow_cache::FlowSet;
 
@@ -49,6 +50,8 @@ plain!(
     PortSet,
     PrefixKey<4>,
     PrefixKey<16>,
+    Svc,
+    SvcKey,
     VerdictEvent,
 );
 
