@@ -4,7 +4,7 @@
 //! It is a function of the objects alone. Identity, policy and port set numbers
 //! are not in it: they depend on what is in the kernel already.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use policy_common::abi::Direction;
 use policy_common::abi::policy::{Interval, RuleId};
 
-use crate::model::PolicyId;
+use crate::model::{PolicyId, Protocol};
 
 /// A class of addresses: those that the same peers match. Numbers have no
 /// meaning beyond one [`DesiredState`]; 0 is "no peer matches".
@@ -44,7 +44,42 @@ pub struct DesiredState {
     pub policies: BTreeMap<PolicyRef, Arc<CompiledPolicy>>,
     /// What each rule id stands for.
     pub rules: BTreeMap<RuleId, Provenance>,
+    /// What is behind the addresses of Services; none where no endpoint's egress
+    /// is isolated, since nobody asks then.
+    pub services: BTreeMap<Frontend, Arc<Backends>>,
 }
+
+/// An address and port that are translated on the way, those of a Service. Node
+/// ports are not among them: what a pod sends to its own node is never decided
+/// before it leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Frontend {
+    /// The address.
+    pub address: IpAddr,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The port, host byte order.
+    pub port: u16,
+}
+
+impl std::fmt::Display for Frontend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let address = std::net::SocketAddr::new(self.address, self.port);
+        write!(f, "{address}/{}", self.protocol.name())
+    }
+}
+
+/// One of the places to which a frontend leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Backend {
+    /// The address: a pod's, a node's, or one outside the cluster.
+    pub address: IpAddr,
+    /// The port, host byte order.
+    pub port: u16,
+}
+
+/// Where a frontend leads; may be nowhere.
+pub type Backends = BTreeSet<Backend>;
 
 /// A pod, by name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -14,6 +14,7 @@ mod addresses;
 mod canonical;
 mod endpoints;
 mod policies;
+mod services;
 mod state;
 
 use std::collections::BTreeSet;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::desired::{ClassId, DesiredState, PodRef, PolicyRef};
+use crate::desired::{ClassId, DesiredState, Frontend, PodRef, PolicyRef};
 use crate::diagnostic::Diagnostic;
 use crate::model::Pod;
 use crate::store::{ChangeSet, SourceEvent, Store};
@@ -63,6 +64,8 @@ pub struct Changes {
     pub classes_added: BTreeSet<ClassId>,
     /// Classes that are gone; no policy has a row for them any more.
     pub classes_removed: BTreeSet<ClassId>,
+    /// Addresses and ports of Services.
+    pub services: BTreeSet<Frontend>,
     /// `DesiredState::rules` is different.
     pub rules: bool,
 }
@@ -160,6 +163,7 @@ impl Engine {
         self.desired();
         let mut all = self.store.diagnostics(Some(&self.state.node().name));
         all.extend(self.state.diagnostics());
+        all.extend(self.state.service_diagnostics());
         all.sort();
         all
     }

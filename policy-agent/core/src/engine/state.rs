@@ -8,11 +8,12 @@ use std::sync::Arc;
 use policy_common::abi::Direction;
 
 use super::policies::{Compiled, RulesetKey};
+use super::services::Services;
 use super::{Changes, NodeContext};
 use crate::compile::part::{self, Part};
 use crate::compile::rules::Rules;
 use crate::desired::{DesiredState, PodRef, PolicyRef};
-use crate::model::{NamespaceMatch, Pod, Policy, PolicyId, Subject};
+use crate::model::{NamespaceMatch, NamespacedName, Pod, Policy, PolicyId, Subject};
 use crate::resolve::atoms::{Atoms, PortName};
 use crate::resolve::classes::Classes;
 use crate::resolve::selector_index::SelectorIndex;
@@ -35,6 +36,7 @@ pub(super) struct State {
     pub(super) atoms: Atoms,
     pub(super) classes: Classes,
     pub(super) rules: Rules,
+    pub(super) services: Services,
     pub(super) dirty: Dirty,
     pub(super) out: DesiredState,
     pub(super) changes: Changes,
@@ -107,6 +109,8 @@ pub(super) struct Dirty {
     pub(super) unused: BTreeSet<PolicyRef>,
     /// Compiled policies that are not compiled yet.
     pub(super) fresh: BTreeSet<PolicyRef>,
+    /// Services: what they are, or what is behind them.
+    pub(super) services: BTreeSet<NamespacedName>,
 }
 
 impl State {
@@ -135,7 +139,10 @@ impl State {
 
     pub(super) fn is_dirty(&self) -> bool {
         let dirty = &self.dirty;
-        !dirty.endpoints.is_empty() || !dirty.addresses.is_empty() || !dirty.policies.is_empty()
+        !dirty.endpoints.is_empty()
+            || !dirty.addresses.is_empty()
+            || !dirty.policies.is_empty()
+            || !dirty.services.is_empty()
     }
 
     /// The node has these addresses now.
@@ -168,6 +175,7 @@ impl State {
         changes.endpoints.extend(before.endpoints.into_keys());
         changes.hosts.extend(before.hosts.into_keys());
         changes.prefixes.extend(before.prefixes.into_keys());
+        changes.services.extend(before.services.into_keys());
         changes.rules = true;
         for policy in before.policies.into_keys() {
             if !changes.policies_added.remove(&policy) {
@@ -228,6 +236,7 @@ impl State {
         for (id, change) in &changes.policies {
             self.policy_changed(store, id, change.new.as_ref());
         }
+        self.note_services(changes);
     }
 
     fn policy_changed(&mut self, store: &Store, id: &PolicyId, new: Option<&Arc<Policy>>) {
@@ -298,6 +307,7 @@ impl State {
         self.settle_endpoints(store);
         self.settle_addresses(store);
         self.settle_policies();
+        self.settle_services(store);
         self.dirty = Dirty::default();
     }
 }

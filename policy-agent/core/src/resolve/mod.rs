@@ -12,3 +12,4 @@ pub mod atoms;
 pub mod classes;
 pub mod prefixes;
 pub mod selector_index;
+pub mod services;
