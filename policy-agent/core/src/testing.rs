@@ -4,6 +4,9 @@
 //! - Peer: an ipBlock `10.0.0.0/8 !10.1.0.0/16`, or pods by selector words, with
 //!   `ns:` before each word about namespaces; without one, the policy's own.
 //! - Rule: `ACTION PEER | PEER : PORT PORT`; `*` is every peer, or every port.
+//! - Port of a Service: `web=TCP/80@30080` with its node port; of a slice without.
+//! - Endpoint of a slice: `10.0.0.1`, `10.0.0.1@node`; `-` after it: draining,
+//!   `?`: not ready.
 //! - Port: `TCP/80`, `TCP/80-90`, `TCP/http`, `*/http`, `UDP`.
 
 pub(crate) mod random;
@@ -17,8 +20,9 @@ use ipnet::IpNet;
 use crate::desired::PodRef;
 use crate::engine::NodeContext;
 use crate::model::{
-    Action, IpBlock, Labels, Namespace, NamespaceMatch, Node, Peer, Peers, Pod, PodPort, Policy,
-    PolicyId, PortMatch, Ports, Protocol, Requirement, Rule, Selector, Subject, Tier,
+    Action, EndpointSlice, IpBlock, Labels, Namespace, NamespaceMatch, Node, Peer, Peers, Pod,
+    PodPort, Policy, PolicyId, PortMatch, Ports, Protocol, Requirement, Rule, Selector, Service,
+    ServicePort, SliceEndpoint, SlicePort, Subject, Tier,
 };
 use crate::store::{Object, SourceEvent, Store};
 
@@ -121,6 +125,76 @@ pub(crate) fn node(name: &str, addresses: &str) -> Node {
         labels: Labels::new(),
         addresses: addresses.split_whitespace().map(ip).collect(),
     }
+}
+
+/// A Service; addresses and ports are separated by blanks.
+pub(crate) fn service(name: &str, cluster: &str, external: &str, ports: &str) -> Service {
+    let (namespace, name) = split_name(name);
+    let addresses = |text: &str| {
+        let mut all: Vec<IpAddr> = text.split_whitespace().map(ip).collect();
+        all.sort();
+        all
+    };
+    let ports = ports.split_whitespace().map(|text| {
+        let (name, protocol, port) = named_port(text);
+        let (port, node) = port.split_once('@').unwrap_or((port, ""));
+        ServicePort {
+            name,
+            protocol,
+            port: port.parse().expect("a port"),
+            node_port: node.parse().ok(),
+        }
+    });
+    let mut ports: Vec<_> = ports.collect();
+    ports.sort();
+    Service {
+        namespace,
+        name,
+        cluster_ips: addresses(cluster),
+        external_ips: addresses(external),
+        ports,
+        internal_local: false,
+        external_local: false,
+    }
+}
+
+/// A slice behind the Service of this name in the slice's namespace.
+pub(crate) fn slice(name: &str, service: &str, endpoints: &str, ports: &str) -> EndpointSlice {
+    let (namespace, name) = split_name(name);
+    let endpoints = endpoints.split_whitespace().map(|text| {
+        let draining = text.ends_with('-');
+        let ready = !draining && !text.ends_with('?');
+        let text = text.trim_end_matches(['-', '?']);
+        let (address, node) = text.split_once('@').unwrap_or((text, ""));
+        SliceEndpoint {
+            address: ip(address),
+            node: (!node.is_empty()).then(|| node.into()),
+            ready,
+            draining,
+        }
+    });
+    let ports = ports.split_whitespace().map(|text| {
+        let (name, protocol, port) = named_port(text);
+        SlicePort {
+            name,
+            protocol,
+            port: port.parse().expect("a port"),
+        }
+    });
+    EndpointSlice {
+        namespace,
+        name,
+        service: Some(service.into()),
+        ports: ports.collect(),
+        endpoints: endpoints.collect(),
+    }
+}
+
+fn named_port(text: &str) -> (Arc<str>, Protocol, &str) {
+    let (name, port) = text.split_once('=').unwrap_or(("", text));
+    let (protocol, port) = port.split_once('/').expect("PROTOCOL/port");
+    let protocol = Protocol::from_name(protocol).expect("a protocol");
+    (name.into(), protocol, port)
 }
 
 /// Node `here` with these addresses.

@@ -13,7 +13,7 @@ use crate::resolve::atoms;
 use crate::simulate::tables::Identities;
 use crate::store::{Key, Object};
 use crate::testing::random::{Random, random_event, random_node};
-use crate::testing::{events, here, ip, labels, pod, pod_ref, policy, store};
+use crate::testing::{events, here, ip, labels, pod, pod_ref, policy, service, slice, store};
 
 fn answer(desired: &DesiredState, policy: PolicyRef, class: ClassId) -> &PortSetSpec {
     let spec = &desired.policies[&policy];
@@ -69,6 +69,7 @@ fn check_changes(before: &DesiredState, after: &DesiredState, changes: &Changes)
             );
         }
     }
+    assert!(differing(&before.services, &after.services).is_subset(&changes.services));
     assert!(changes.rules || before.rules == after.rules);
     for (policy, spec) in &after.policies {
         assert!(
@@ -128,6 +129,81 @@ fn live_through(seed: u64, id_bits: u32) -> (usize, usize) {
 fn any_history_gives_the_state_that_its_objects_give_from_scratch() {
     let richest = (0..30).map(|seed| live_through(seed, 30).0).max();
     assert!(richest > Some(8), "too plain to show anything: {richest:?}");
+}
+
+/// `address:port/PROTOCOL -> address:port ..`, a frontend a line.
+fn services(engine: &mut Engine) -> Vec<String> {
+    let services = engine.desired().services.iter();
+    let lines = services.map(|(frontend, backends)| {
+        let backends = backends.iter().map(|b| format!("{}:{}", b.address, b.port));
+        format!("{frontend} -> {}", backends.collect::<Vec<_>>().join(" "))
+    });
+    lines.collect()
+}
+
+fn apply(engine: &mut Engine, object: Object) {
+    engine.apply([SourceEvent::Apply(object)]);
+}
+
+#[test]
+fn services_are_derived_while_somebody_asks_and_no_longer() {
+    let mut engine = Engine::new(here(""));
+    let of = |ports| Object::Service(Arc::new(service("a/s", "10.96.0.1", "", ports)));
+    let behind =
+        |endpoints| Object::EndpointSlice(Arc::new(slice("a/s-1", "s", endpoints, "TCP/8080")));
+    apply(&mut engine, of("TCP/80"));
+    apply(&mut engine, behind("10.0.0.2"));
+    engine.apply(events([pod("a/p", "10.0.0.1", "app=x", "")], []));
+    assert!(services(&mut engine).is_empty());
+    assert!(engine.take_changes().services.is_empty());
+    engine.apply(events([], [policy("a/n", "app=x", Some(&[]), None)]));
+    assert!(
+        services(&mut engine).is_empty(),
+        "ingress alone asks nothing"
+    );
+    engine.apply(events([], [policy("a/n", "app=x", None, Some(&[]))]));
+    assert_eq!(services(&mut engine), ["10.96.0.1:80/TCP -> 10.0.0.2:8080"]);
+    assert_eq!(engine.take_changes().services.len(), 1);
+    apply(&mut engine, behind("10.0.0.2 10.0.0.3"));
+    assert_eq!(
+        services(&mut engine),
+        ["10.96.0.1:80/TCP -> 10.0.0.2:8080 10.0.0.3:8080"]
+    );
+    apply(&mut engine, behind(""));
+    assert_eq!(services(&mut engine), ["10.96.0.1:80/TCP -> "]);
+    apply(&mut engine, of("TCP/81"));
+    assert_eq!(services(&mut engine), ["10.96.0.1:81/TCP -> "]);
+    assert_eq!(engine.take_changes().services.len(), 2);
+    engine.apply([SourceEvent::Delete(Key::Policy(
+        policy("a/n", "", None, None).id,
+    ))]);
+    assert!(services(&mut engine).is_empty());
+}
+
+#[test]
+fn an_address_that_two_services_have_leads_to_both_and_is_told() {
+    let mut engine = Engine::new(here(""));
+    engine.apply(events(
+        [pod("a/p", "10.0.0.1", "", "")],
+        [policy("a/n", "{}", None, Some(&[]))],
+    ));
+    for (name, address) in [("s", "10.0.0.2"), ("t", "10.0.0.3")] {
+        let own = service(&format!("a/{name}"), "", "192.0.2.1", "TCP/80");
+        apply(&mut engine, Object::Service(Arc::new(own)));
+        let behind = slice(&format!("a/{name}-1"), name, address, "TCP/80");
+        apply(&mut engine, Object::EndpointSlice(Arc::new(behind)));
+    }
+    assert_eq!(
+        services(&mut engine),
+        ["192.0.2.1:80/TCP -> 10.0.0.2:80 10.0.0.3:80"]
+    );
+    let told = engine.diagnostics();
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].object, "Service a/s");
+    let key = service("a/t", "", "", "").key();
+    engine.apply([SourceEvent::Delete(Key::Service(key))]);
+    assert_eq!(services(&mut engine), ["192.0.2.1:80/TCP -> 10.0.0.2:80"]);
+    assert!(engine.diagnostics().is_empty());
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! - [`prefixes`]: which ipBlocks cover an address.
 //! - [`atoms`]: the peers that policies in force name.
 //! - [`classes`]: addresses that the same peers match.
+//! - [`services`]: where the addresses of Services lead.
 //!
 //! What the rules then say to each class is `compile`'s.
 

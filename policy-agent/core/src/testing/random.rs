@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use super::{namespace, node, on_node, ordered, pod, pod_ref, policy};
+use super::{namespace, node, on_node, ordered, pod, pod_ref, policy, service, slice};
 use crate::engine::NodeContext;
-use crate::model::{Pod, Policy, Tier};
+use crate::model::{EndpointSlice, Pod, Policy, Service, Tier};
 use crate::store::{Key, Object, SourceEvent};
 
 /// Numbers that look random: xorshift64* (Vigna).
@@ -184,12 +184,75 @@ pub(crate) fn random_policy(random: &mut Random) -> Policy {
     policy(&name, subject, ingress.as_deref(), egress.as_deref())
 }
 
+const SERVICE_PORTS: [&str; 5] = [
+    "web=TCP/80@30080",
+    "web=TCP/8080",
+    "dns=UDP/53",
+    "dns=TCP/53@30053",
+    "UDP/53@30053",
+];
+
+pub(crate) fn random_service(random: &mut Random) -> Service {
+    let name = format!("{}/s{}", random.pick(&NAMESPACES), random.below(3));
+    let addresses = [
+        "10.96.0.1",
+        "10.96.0.2",
+        "10.96.0.3",
+        "fd00:96::1",
+        "fd00:96::2",
+    ];
+    let cluster = if random.chance(85) {
+        random.some(&addresses, 2, " ")
+    } else {
+        String::new()
+    };
+    let external = if random.chance(30) {
+        random.some(&["192.0.2.1", "10.96.0.1", "10.0.0.5"], 2, " ")
+    } else {
+        String::new()
+    };
+    let ports = random.some(&SERVICE_PORTS, 2, " ");
+    let mut service = service(&name, &cluster, &external, &ports);
+    service.internal_local = random.chance(20);
+    service.external_local = random.chance(20);
+    service
+}
+
+pub(crate) fn random_slice(random: &mut Random) -> EndpointSlice {
+    let name = format!("{}/e{}", random.pick(&NAMESPACES), random.below(4));
+    let behind = format!("s{}", random.below(3));
+    let endpoints = (0..random.below(5)).map(|_| {
+        let address = match random.below(8) {
+            0 => format!("fd00::{:x}", random.below(10)),
+            1 => "192.168.0.1".to_owned(),
+            _ => format!("10.0.0.{}", random.below(14)),
+        };
+        let node = random.pick(&["@here", "@there", ""]);
+        let state = random.pick(&["", "", "", "-", "?"]);
+        format!("{address}{node}{state}")
+    });
+    let endpoints = endpoints.collect::<Vec<_>>().join(" ");
+    let ports = [
+        "web=TCP/80",
+        "web=TCP/81",
+        "dns=UDP/53",
+        "dns=TCP/53",
+        "UDP/53",
+    ];
+    let ports = random.some(&ports, 2, " ");
+    slice(&name, &behind, &endpoints, &ports)
+}
+
 /// Something that happens.
 pub(crate) fn random_event(random: &mut Random) -> SourceEvent {
     let apply = |object| SourceEvent::Apply(object);
     match random.below(100) {
-        0..=39 => apply(Object::Pod(Arc::new(random_pod(random)))),
-        40..=51 => {
+        0..=31 => apply(Object::Pod(Arc::new(random_pod(random)))),
+        32..=36 => apply(Object::Service(Arc::new(random_service(random)))),
+        37..=41 => apply(Object::EndpointSlice(Arc::new(random_slice(random)))),
+        42 => SourceEvent::Delete(Key::Service(random_service(random).key())),
+        43 => SourceEvent::Delete(Key::EndpointSlice(random_slice(random).key())),
+        44..=51 => {
             let name = format!("{}/p{}", random.pick(&NAMESPACES), random.below(7));
             SourceEvent::Delete(Key::Pod(pod_ref(&name)))
         }
