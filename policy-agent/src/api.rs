@@ -64,6 +64,9 @@ pub struct Status {
     pub changes: u64,
     /// Differences between kernel and desired state that were found and repaired.
     pub repairs: u64,
+    /// What is watched of an API server; empty with a folder of manifests.
+    #[serde(default)]
+    pub sources: Vec<SourceState>,
     /// Pods that policy applies to.
     pub endpoints: Vec<Endpoint>,
     /// Interfaces that could be a pod's and are not known to be.
@@ -72,6 +75,26 @@ pub struct Status {
     pub diagnostics: Vec<Diagnostic>,
     /// Packet counters that are not zero, by `direction/name`.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// One kind of object that is watched, as `source::kubernetes::FeedState`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceState {
+    /// Which objects.
+    pub name: String,
+    /// A complete list was read at least once.
+    pub synced: bool,
+    /// Objects in the last complete list.
+    pub objects: usize,
+    /// For how many seconds the server has not answered as it should; `None`: it
+    /// does.
+    pub disconnected_seconds: Option<u64>,
+    /// The last failure, also if all is well again.
+    pub last_error: Option<String>,
+    /// How often a watch was opened again, be it that its time was up.
+    pub restarts: u64,
+    /// How often everything was listed.
+    pub lists: u64,
 }
 
 /// A local pod.

@@ -1,6 +1,6 @@
 //! The node's agent and its command line: the I/O shell around `policy-core`.
 //!
-//! - [`source`]: objects from manifests.
+//! - [`source`]: objects from an API server or from manifests.
 //! - [`iface`]: pods' interfaces, by netlink.
 //! - [`datapath`]: the kernel's maps, programs and links.
 //! - [`agent`]: the loop that ties them together.

@@ -1,7 +1,8 @@
 //! The agent: one thread that owns all state, from what the sources say to what
 //! the kernel does.
 //!
-//! - `node`: which node this is.
+//! - `source`: a folder or a cluster, and what differs between them; `node`: which
+//!   node this is.
 //! - `state`: sources, engine, planner and datapath together: one change at a
 //!   time.
 //! - `interfaces`: which interface each pod's policies are put on, and which are
@@ -26,7 +27,9 @@ mod prefilter;
 mod report;
 pub mod run;
 mod server;
+mod source;
 mod state;
 mod verdicts;
 
 pub use run::{Options, run};
+pub use source::Options as SourceOptions;

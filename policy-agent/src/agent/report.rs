@@ -52,6 +52,7 @@ pub(super) fn status(state: &mut State, extra: &[policy_core::diagnostic::Diagno
         attachment: format!("{:?}", state.datapath.backend()).to_lowercase(),
         changes: state.changes,
         repairs: state.repairs,
+        sources: state.source.states(),
         endpoints: endpoints(state),
         other_interfaces: other_interfaces(state),
         diagnostics: diagnostics.iter().map(Into::into).collect(),

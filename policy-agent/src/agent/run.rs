@@ -7,12 +7,13 @@ use anyhow::{Context as _, bail};
 use policy_common::abi::maps::CT_ENTRIES;
 use policy_core::plan::{Limits, Planner};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::prefilter::Prefilter;
 use super::report;
 use super::server;
+use super::source::{self, Source};
 use super::state::{Outcome, State};
 use super::verdicts::Context;
 use crate::api::{Request, Response};
@@ -20,7 +21,7 @@ use crate::datapath::events::Events;
 use crate::datapath::{Datapath, Pins, grace};
 use crate::iface::{Change, Scanner, Watcher};
 use crate::run_dir::{self, RunDir};
-use crate::source::manifests::Manifests;
+use crate::source::kubernetes::Access;
 use crate::{datapath, object};
 
 /// How often the kernel is compared with what should be in it.
@@ -40,8 +41,8 @@ const EVENTS_PER_TICK: u32 = 64;
 /// What the agent is told when it starts.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Folder of manifests.
-    pub manifests: PathBuf,
+    /// Where objects come from.
+    pub source: source::Options,
     /// Name of the node, if given.
     pub node_name: Option<String>,
     /// Folder that narrows the network namespaces in which pods are looked for.
@@ -102,36 +103,21 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
     let mut planner = Planner::new(datapath.read_back()?, Limits::default());
     planner.set_spoof_check(options.spoof_check);
     planner.renew_all();
-    let manifests = Manifests::watched(vec![options.manifests.clone()]);
+    let source = Source::open(&options.source, options.node_name.as_deref())
+        .context("cannot begin to read the source")?;
     let mut prefilter = Prefilter::new(
         options.prefilter_interfaces.clone(),
         options.deny_prefixes.clone(),
     );
     prefilter.refresh(&datapath);
 
-    let mut state = State::new(
-        options.node_name.clone(),
-        datapath,
-        planner,
-        manifests,
-        scanner,
-    );
+    let mut state = State::new(source, datapath, planner, scanner);
     state.read_interfaces(&Change::everything());
-    state.read_manifests();
+    state.read_source();
     let (graces, mut passed) = mpsc::channel::<()>(1);
     let mut next = Next::default();
     next.take(state.reconcile(), &graces);
-    eprintln!(
-        "policy-agent {}: node {}, {} pods, {}",
-        env!("CARGO_PKG_VERSION"),
-        state.engine.node().name,
-        state.programmed.len(),
-        if state.is_programmed() {
-            "policies in force"
-        } else {
-            "not everything is in force: see status"
-        },
-    );
+    let mut told = tell_start(&state);
     let mut questions = server::listen(&run_folder.socket())
         .with_context(|| format!("cannot listen on {}", run_folder.socket().display()))?;
 
@@ -141,14 +127,18 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
     let mut sweep = tokio::time::interval(SWEEP);
     verify.reset();
     sweep.reset();
+    let mut waiting = Waiting::default();
     loop {
         let retry = tokio::time::sleep_until(next.retry_at.unwrap_or_else(far));
         let outcome = tokio::select! {
             biased;
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            () = state.manifests.changed() => {
-                if state.read_manifests() { state.reconcile() } else { continue }
+            news = state.source.changed() => {
+                news?;
+                let outcome = if state.read_source() { state.reconcile() } else { Outcome::default() };
+                let answered = waiting.answer(&mut state, &mut prefilter);
+                outcome.and(answered)
             }
             change = watcher.changed() => {
                 let change = match change {
@@ -168,6 +158,12 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
                 state.after_grace()
             }
             Some((request, answer)) = questions.recv() => {
+                if matches!(request, Request::Status { wait: true })
+                    && let Some(question) = state.source.ask()
+                {
+                    waiting.add(question, answer);
+                    continue;
+                }
                 let (response, outcome) = respond(&mut state, &mut prefilter, request);
                 // A client that does not wait for its answer needs none.
                 let _ = answer.send(response);
@@ -193,6 +189,9 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
             }
         };
         next.take(outcome, &graces);
+        if !told && state.synced {
+            told = tell_start(&state);
+        }
     }
     state.lines.finish();
     eprintln!("policy-agent: ending; what is in force stays in force");
@@ -202,6 +201,57 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
 /// Later than anything that matters.
 fn far() -> Instant {
     Instant::now() + Duration::from_secs(3_600)
+}
+
+/// Says what is in force, once everything has been read; whether it has been.
+fn tell_start(state: &State) -> bool {
+    eprintln!(
+        "policy-agent {}: node {}, {}",
+        env!("CARGO_PKG_VERSION"),
+        state.engine.node().name,
+        if !state.synced {
+            "waiting for its objects; what is in force stays in force".to_owned()
+        } else if state.is_programmed() {
+            format!("{} pods, policies in force", state.programmed.len())
+        } else {
+            format!(
+                "{} pods, not everything is in force: see status",
+                state.programmed.len()
+            )
+        },
+    );
+    state.synced
+}
+
+/// Clients that wait until all that was there before their question is in force.
+#[derive(Debug, Default)]
+struct Waiting {
+    questions: Vec<(u64, oneshot::Sender<Response>)>,
+}
+
+impl Waiting {
+    fn add(&mut self, question: u64, answer: oneshot::Sender<Response>) {
+        // Those who have gone away need no answer.
+        self.questions.retain(|(_, answer)| !answer.is_closed());
+        self.questions.push((question, answer));
+    }
+
+    /// Answers those whose time has come.
+    fn answer(&mut self, state: &mut State, prefilter: &mut Prefilter) -> Outcome {
+        let mut outcome = Outcome::default();
+        let questions = std::mem::take(&mut self.questions);
+        for (question, answer) in questions {
+            if !state.source.has_passed(question) {
+                self.questions.push((question, answer));
+                continue;
+            }
+            let (response, after) = respond(state, prefilter, Request::Status { wait: true });
+            // As in the loop.
+            let _ = answer.send(response);
+            outcome = outcome.and(after);
+        }
+        outcome
+    }
 }
 
 /// What the loop has to come back to.
@@ -241,7 +291,7 @@ fn respond(state: &mut State, prefilter: &mut Prefilter, request: Request) -> (R
         Request::Status { wait } => {
             if wait {
                 state.read_interfaces(&Change::everything());
-                state.read_manifests();
+                state.read_source();
                 prefilter.refresh(&state.datapath);
                 outcome = state.reconcile();
             }
@@ -281,6 +331,13 @@ fn warn_of_private_mounts() {
 pub fn check(options: &Options) -> anyhow::Result<()> {
     if options.deny_prefixes.is_some() && options.prefilter_interfaces.is_empty() {
         bail!("--deny-prefixes needs --prefilter-interface: on which interface?");
+    }
+    let in_cluster = source::Options::Cluster(Access::InCluster);
+    if options.source == in_cluster && std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() {
+        bail!(
+            "this is no pod of a cluster (KUBERNETES_SERVICE_HOST is not set): run it in one, or \
+             name a --kubeconfig, or a folder of --manifests"
+        );
     }
     Ok(())
 }

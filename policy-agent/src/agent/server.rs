@@ -8,7 +8,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest, Take};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
@@ -21,6 +22,8 @@ pub(super) type Question = (Request, oneshot::Sender<Response>);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of a request at most.
 const LONGEST: u64 = 64 * 1024;
+/// How often a client that says no more is looked at.
+const LOOK: Duration = Duration::from_millis(100);
 /// Clients that are served at one time.
 const CLIENTS: usize = 16;
 
@@ -71,13 +74,33 @@ async fn serve(stream: UnixStream, questions: mpsc::Sender<Question>) -> io::Res
             if questions.send((request, answer)).await.is_err() {
                 return Ok(());
             }
-            match answered.await {
-                Ok(response) => response,
-                Err(_) => Response::Error("the agent is ending".to_owned()),
+            tokio::select! {
+                response = answered => match response {
+                    Ok(response) => response,
+                    Err(_) => Response::Error("the agent is ending".to_owned()),
+                },
+                // An answer may wait for an API server; a client that has given up
+                // must not keep its place.
+                () = gone(&mut reader, &writer) => return Ok(()),
             }
         }
     };
     let mut text = serde_json::to_string(&response).unwrap_or_else(|_| "null".to_owned());
     text.push('\n');
     tokio::time::timeout(PATIENCE, writer.write_all(text.as_bytes())).await?
+}
+
+/// Returns when the client has closed its end; saying no more is not that.
+async fn gone(reader: &mut BufReader<Take<OwnedReadHalf>>, writer: &OwnedWriteHalf) {
+    if reader.fill_buf().await.is_ok_and(|more| !more.is_empty()) {
+        // It goes on talking, which nobody listens to.
+        return std::future::pending().await;
+    }
+    loop {
+        let ready = writer.ready(Interest::WRITABLE).await;
+        if ready.map_or(true, |ready| ready.is_write_closed()) {
+            return;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }

@@ -7,30 +7,26 @@ use std::sync::Arc;
 use policy_core::desired::PodRef;
 use policy_core::diagnostic::{Diagnostic, Severity};
 use policy_core::engine::Engine;
-use policy_core::model::Pod;
 use policy_core::ops::Op;
 use policy_core::plan::{Attachments, Plan, Planner, Programmed};
-use policy_core::store::{Object, SourceEvent};
 
 use super::cleanup::Cleanup;
 use super::lines::Lines;
 use super::names::Names;
 use super::node;
+use super::source::Source;
 use crate::datapath::{Applied, Datapath};
 use crate::iface::{Assignment, Change, KnownInterface, Scanner, Snapshot, assign_after};
-use crate::source::manifests::Manifests;
 
 /// A pod and which one of its name.
 pub(super) type PodUid = (PodRef, Arc<str>);
 
 /// Everything that the agent knows.
 pub(super) struct State {
-    given_name: Option<String>,
-    name: Option<Arc<str>>,
     pub(super) engine: Engine,
     pub(super) planner: Planner,
     pub(super) datapath: Datapath,
-    pub(super) manifests: Manifests,
+    pub(super) source: Source,
     scanner: Scanner,
     pub(super) snapshot: Snapshot,
     /// Interfaces were read at least once.
@@ -50,7 +46,6 @@ pub(super) struct State {
     pub(super) names: Names,
     pub(super) lines: Lines,
     cleanup: Cleanup,
-    pub(super) source_problems: Vec<Diagnostic>,
     plan_problems: Vec<Diagnostic>,
     failure: Option<Diagnostic>,
     scan_failure: Option<Diagnostic>,
@@ -77,6 +72,14 @@ impl Outcome {
         }
     }
 
+    /// What this and a later one leave together.
+    pub(super) fn and(self, later: Self) -> Self {
+        Self {
+            grace: self.grace || later.grace,
+            retry: later.retry.or(self.retry),
+        }
+    }
+
     fn done(grace: bool) -> Self {
         Self {
             grace,
@@ -87,19 +90,16 @@ impl Outcome {
 
 impl State {
     pub(super) fn new(
-        given_name: Option<String>,
+        source: Source,
         datapath: Datapath,
         planner: Planner,
-        manifests: Manifests,
         scanner: Scanner,
     ) -> Self {
         Self {
-            given_name,
-            name: None,
-            engine: Engine::new(policy_core::engine::NodeContext::default()),
+            engine: Engine::new(source.node()),
             planner,
             datapath,
-            manifests,
+            source,
             scanner,
             snapshot: Snapshot::default(),
             scanned: false,
@@ -114,7 +114,6 @@ impl State {
             names: Names::default(),
             lines: Lines::stdout(),
             cleanup: Cleanup::default(),
-            source_problems: Vec::new(),
             plan_problems: Vec::new(),
             failure: None,
             scan_failure: None,
@@ -122,45 +121,6 @@ impl State {
             changes: 0,
             repairs: 0,
         }
-    }
-
-    /// Reads the folder; true if anything is different.
-    pub(super) fn read_manifests(&mut self) -> bool {
-        let update = self.manifests.rescan();
-        self.source_problems = update.diagnostics;
-        if self.name.is_none() {
-            if update.events.is_empty() {
-                // Not even an empty list: the folder was not there to be read.
-                return false;
-            }
-            // The name decides which pods are local, and may come from the only
-            // Node among the objects: settled before anything is derived.
-            let mut store = policy_core::store::Store::new();
-            store.apply_all(update.events.iter().cloned());
-            let name = node::name(self.given_name.as_deref(), &store);
-            self.engine = Engine::new(node::context(&name, &store, self.snapshot.node_addresses()));
-            self.name = Some(name);
-        }
-        let name = self.engine.node().name.clone();
-        let changed = !update.events.is_empty();
-        self.engine
-            .apply(update.events.into_iter().map(|event| at_home(event, &name)));
-        if !self.synced {
-            // What an earlier agent left in force may come from what cannot be read
-            // now: it stays until that can be told.
-            let adopted = !self.planner.mirror().endpoints.is_empty();
-            self.synced = !(update.partial && adopted);
-            if !self.synced {
-                self.source_problems.push(node_problem(
-                    "manifests",
-                    "not everything can be read, and policies of an earlier agent are in force: \
-                     they stay as they are, for all pods, until every file can be read"
-                        .to_owned(),
-                ));
-            }
-            return self.synced;
-        }
-        changed
     }
 
     /// Reads interfaces and the addresses behind them. What cannot be read leaves
@@ -342,7 +302,7 @@ impl State {
 
     /// Everything that is wrong or worth knowing, sorted.
     pub(super) fn diagnostics(&mut self) -> Vec<Diagnostic> {
-        let mut all = self.source_problems.clone();
+        let mut all = self.source.problems();
         all.extend(self.engine.diagnostics());
         all.extend(self.plan_problems.iter().cloned());
         all.extend(self.failure.iter().cloned());
@@ -385,22 +345,6 @@ impl State {
                 .programmed
                 .values()
                 .all(|programmed| programmed.current)
-    }
-}
-
-/// A pod that names no node is this node's.
-fn at_home(event: SourceEvent, name: &Arc<str>) -> SourceEvent {
-    let home = |object: Object| match object {
-        Object::Pod(pod) if pod.node.is_none() => Object::Pod(Arc::new(Pod {
-            node: Some(name.clone()),
-            ..Pod::clone(&pod)
-        })),
-        other => other,
-    };
-    match event {
-        SourceEvent::Apply(object) => SourceEvent::Apply(home(object)),
-        SourceEvent::Item(object) => SourceEvent::Item(home(object)),
-        other => other,
     }
 }
 

@@ -17,6 +17,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::agent;
+use crate::source::kubernetes::Access;
 use output::Format;
 
 /// Yes, or done.
@@ -104,12 +105,21 @@ struct OutputArg {
 
 #[derive(Debug, Args)]
 struct RunArgs {
-    /// Folder of manifests: pods, namespaces, nodes and policies. Changes are put
-    /// in force as they are made.
+    /// Folder of manifests, instead of a cluster: pods, namespaces, nodes, Services
+    /// and policies. Changes are put in force as they are made.
     #[arg(long, env = "POLICY_AGENT_MANIFESTS", value_name = "DIR")]
-    manifests: PathBuf,
-    /// Name of this node; without it that of the only Node in the folder, else
-    /// the host's.
+    manifests: Option<PathBuf>,
+    /// File that says where the cluster's API server is, and who we are; without
+    /// it the service account of the pod that this runs in.
+    #[arg(
+        long,
+        env = "POLICY_AGENT_KUBECONFIG",
+        value_name = "FILE",
+        conflicts_with = "manifests"
+    )]
+    kubeconfig: Option<PathBuf>,
+    /// Name of this node, as in spec.nodeName of its pods; without it that of the
+    /// only Node in the folder, else the host's.
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     node_name: Option<String>,
     /// Look for pods only in the network namespaces in this folder (bind mounts,
@@ -140,8 +150,8 @@ struct RunArgs {
 
 #[derive(Debug, Args)]
 struct StatusArgs {
-    /// Wait until everything that is in the folder and on the node now is in
-    /// force; also for an agent that is just starting.
+    /// Wait until everything that is in the folder (in a cluster: on the API server)
+    /// and on the node now is in force; also for an agent that is just starting.
     #[arg(long, env = "POLICY_AGENT_WAIT")]
     wait: bool,
     /// How long to wait, for example 30s or 500ms; then exit code 3.
@@ -250,8 +260,13 @@ fn dispatch(command: Command) -> anyhow::Result<u8> {
 }
 
 fn run(args: RunArgs) -> anyhow::Result<u8> {
+    let source = match (args.manifests, args.kubeconfig) {
+        (Some(folder), _) => agent::SourceOptions::Manifests(folder),
+        (None, Some(file)) => agent::SourceOptions::Cluster(Access::Kubeconfig(file)),
+        (None, None) => agent::SourceOptions::Cluster(Access::InCluster),
+    };
     let options = agent::Options {
-        manifests: args.manifests,
+        source,
         node_name: args.node_name,
         netns_dir: args.netns_dir,
         run_dir: args.run_dir.run_dir,

@@ -7,7 +7,7 @@ use anyhow::bail;
 
 use super::output::{Format, columns, print};
 use super::{DONE, NO, UNDECIDED, client};
-use crate::api::{Endpoint, Identity, Isolation, Policy, Request, Response, Status};
+use crate::api::{Endpoint, Identity, Isolation, Policy, Request, Response, SourceState, Status};
 
 /// How long an agent may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,6 +36,12 @@ pub(super) fn status(
         Ok(other) => bail!("the agent answered another question: {other:?}"),
         Err(error) if wait => {
             eprintln!("policy-agent: {error:#}");
+            // It may still say what it is waiting for.
+            if let Ok(Response::Status(status)) =
+                client::ask(run_dir, &Request::Status { wait: false }, PATIENCE)
+            {
+                print(format, &*status, table)?;
+            }
             return Ok(UNDECIDED);
         }
         Err(error) => return Err(error),
@@ -75,6 +81,10 @@ fn table(status: &Status) -> String {
         status.changes,
         status.repairs,
     );
+    if !status.sources.is_empty() {
+        text.push_str(&source_table(&status.sources));
+        text.push('\n');
+    }
     text.push_str(&endpoint_table(&status.endpoints));
     if !status.other_interfaces.is_empty() {
         text.push_str("\nInterfaces that are not known to be a pod's:\n");
@@ -113,6 +123,36 @@ fn table(status: &Status) -> String {
         }
     }
     text
+}
+
+fn source_table(sources: &[SourceState]) -> String {
+    let rows: Vec<Vec<String>> = sources
+        .iter()
+        .map(|source| {
+            vec![
+                source.name.clone(),
+                if source.synced { "yes" } else { "NO" }.to_owned(),
+                source.objects.to_string(),
+                source.disconnected_seconds.map_or_else(
+                    || "connected".to_owned(),
+                    |seconds| format!("DISCONNECTED for {seconds} s"),
+                ),
+                source.restarts.to_string(),
+                source.lists.to_string(),
+                source.last_error.clone().unwrap_or_default(),
+            ]
+        })
+        .collect();
+    let titles = [
+        "WATCHED",
+        "SYNCED",
+        "LISTED",
+        "API SERVER",
+        "RESTARTS",
+        "LISTS",
+        "LAST ERROR",
+    ];
+    columns(&titles, &rows)
 }
 
 /// `endpoints`.

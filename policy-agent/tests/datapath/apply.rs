@@ -16,7 +16,6 @@ fn host(address: &str, identity: u32, node: bool) -> Op {
         address: address.parse().unwrap(),
         identity,
         node,
-        slot: 0,
     }
 }
 

@@ -16,6 +16,10 @@ const MAX_NAME_BYTES: usize = 253;
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct MetaObject {
+    /// `metadata.name`.
+    pub(super) name: Option<String>,
+    /// `metadata.namespace`.
+    pub(super) namespace: Option<String>,
     /// `metadata.uid`.
     pub(super) uid: Option<String>,
     /// `metadata.creationTimestamp`, RFC 3339.
@@ -76,12 +80,29 @@ impl Meta {
             );
             return Err(report);
         }
+        Ok(Self::of(name, namespace, kind, namespaced))
+    }
+
+    /// The same of an object that decoded already; `None`: [`Self::read`] has
+    /// something to say about its names.
+    pub(super) fn of_decoded(
+        metadata: &MetaObject,
+        kind: &str,
+        namespaced: bool,
+    ) -> Option<(Self, Report)> {
+        let name = metadata.name.as_deref().filter(|name| !name.is_empty())?;
+        let namespace = metadata.namespace.as_deref().unwrap_or_default();
+        (is_name(name) && is_name(namespace)).then(|| Self::of(name, namespace, kind, namespaced))
+    }
+
+    /// With names that are names, the first of them not empty.
+    fn of(name: &str, namespace: &str, kind: &str, namespaced: bool) -> (Self, Report) {
         if !namespaced {
             let meta = Self {
                 namespace: String::new(),
                 name: name.to_owned(),
             };
-            return Ok((meta, Report::new(format!("{kind} {name}"))));
+            return (meta, Report::new(format!("{kind} {name}")));
         }
         let namespace = if namespace.is_empty() {
             "default"
@@ -92,7 +113,7 @@ impl Meta {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
         };
-        Ok((meta, Report::new(format!("{kind} {namespace}/{name}"))))
+        (meta, Report::new(format!("{kind} {namespace}/{name}")))
     }
 }
 

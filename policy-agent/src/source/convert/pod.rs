@@ -19,6 +19,13 @@ pub struct PodObject {
     status: Option<Status>,
 }
 
+impl PodObject {
+    /// Its metadata, if it has any.
+    pub(super) fn metadata(&self) -> Option<&MetaObject> {
+        self.metadata.as_ref()
+    }
+}
+
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Spec {

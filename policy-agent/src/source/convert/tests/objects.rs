@@ -3,7 +3,7 @@
 use policy_core::model::{Labels, Namespace, Node, Pod, Protocol};
 use serde_json::{Value, json};
 
-use super::{Converted, Key, Names, Object, Outcome, Unused, convert, found, one};
+use super::{Converted, Key, Names, Object, Outcome, Unused, convert, convert_text, found, one};
 
 fn pod_with(value: &Value) -> (Pod, Vec<String>) {
     let converted = one(value);
@@ -356,4 +356,48 @@ fn keys_name_the_kind_in_every_case() {
         assert_eq!(key.to_string(), expected);
         assert!(!matches!(key, Key::Pod(_)));
     }
+}
+
+#[test]
+fn text_means_what_its_value_means() {
+    let pod = json!({
+        "metadata": {"name": "p", "namespace": "a", "uid": "u", "labels": {"x": "y", "z": null},
+                     "managedFields": [{"x": 1}], "creationTimestamp": "1970-01-01T00:01:00Z"},
+        "spec": {"nodeName": "n1", "containers": [
+            {"name": "c", "ports": [{"name": "http", "containerPort": 8080}]}]},
+        "status": {"phase": "Running", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "nowhere"}]},
+    });
+    let with = |path: &str, value: Value| {
+        let mut pod = pod.clone();
+        *pod.pointer_mut(path).unwrap() = value;
+        pod
+    };
+    for (kind, object) in [
+        ("Pod", pod.clone()),
+        ("Pod", with("/metadata/name", json!(7))),
+        ("Pod", with("/metadata/name", json!(""))),
+        ("Pod", with("/metadata/name", json!("a/b"))),
+        ("Pod", with("/metadata/namespace", json!(null))),
+        ("Pod", with("/metadata/namespace", json!("a b"))),
+        ("Pod", with("/spec/nodeName", json!([]))),
+        ("Pod", with("/status/podIPs", json!("10.0.0.1"))),
+        ("Pod", with("/metadata", json!(null))),
+        ("Pod", json!([])),
+        ("Node", json!({"metadata": {"name": "n"}})),
+        ("Namespace", json!({"metadata": {"name": 5}})),
+    ] {
+        let mut typed = object.clone();
+        if let Some(fields) = typed.as_object_mut() {
+            fields.insert("apiVersion".to_owned(), json!("v1"));
+            fields.insert("kind".to_owned(), json!(kind));
+        }
+        let mut names = Names::new();
+        let read = convert_text(&object.to_string(), "v1", kind, &mut names).unwrap();
+        if typed.is_object() {
+            assert_eq!(read, one(&typed), "{object}");
+        } else {
+            assert_eq!(read.outcome, Outcome::Nameless, "{object}");
+        }
+    }
+    assert!(convert_text("{", "v1", "Pod", &mut Names::new()).is_err());
 }
