@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use policy_common::abi::endpoint::{Endpoint, FLAG_USED, PolicyWord};
 use policy_common::abi::identity::{self, Identity};
 use policy_common::abi::policy::{INLINE_INTERVALS, Interval, PolicyKey, PortSet};
+use policy_common::abi::service::{Svc, SvcKey};
 use policy_common::abi::{Direction, family};
 use policy_common::packet::{Words, bytes16};
 use policy_common::verdict::judge::{Judgement, judge};
@@ -43,6 +44,7 @@ pub struct MemoryDatapath {
     prefixes: HashMap<IpNet, Identity>,
     /// Prefixes of each family and length: others are not looked for.
     lengths: BTreeMap<(bool, u8), usize>,
+    services: BTreeMap<SvcKey, Svc>,
     endpoints: BTreeMap<u32, Endpoint>,
     interfaces: BTreeMap<u32, u32>,
     attached: BTreeSet<u32>,
@@ -84,14 +86,22 @@ impl MemoryDatapath {
                 address,
                 identity,
                 node,
+                slot,
             } => {
-                let (identity, node) = (*identity, *node);
-                self.hosts.insert(*address, HostRow { identity, node });
+                let row = HostRow {
+                    identity: *identity,
+                    node: *node,
+                    slot: *slot,
+                };
+                self.hosts.insert(*address, row);
             }
             Op::Prefix { prefix, identity } => {
                 if self.prefixes.insert(*prefix, *identity).is_none() {
                     *self.lengths.entry(length(prefix)).or_default() += 1;
                 }
+            }
+            Op::Service { value } => {
+                self.services.insert(value.key, *value);
             }
             Op::Endpoint { slot, value } => {
                 self.count(PolicyWord(value.word));
@@ -124,6 +134,9 @@ impl MemoryDatapath {
                     *count = count.saturating_sub(1);
                 }
             }
+            Op::DeleteService { key } => {
+                self.services.remove(key);
+            }
             Op::Detach { ifindex } => {
                 self.attached.remove(ifindex);
             }
@@ -147,12 +160,18 @@ impl MemoryDatapath {
             staged: BTreeMap::new(),
             hosts: self.hosts.iter().map(|(a, row)| (*a, *row)).collect(),
             prefixes: self.prefixes.iter().map(|(p, id)| (*p, *id)).collect(),
+            services: self.services.clone(),
             endpoints: endpoints.map(|(slot, value)| (*slot, *value)).collect(),
             interfaces: self.interfaces.clone(),
             attached: self.attached.clone(),
             generation: self.generation,
             endpoint_number: self.endpoint_number,
         }
+    }
+
+    /// What is behind an address and port of a Service.
+    pub fn service(&self, key: &SvcKey) -> Option<&Svc> {
+        self.services.get(key)
     }
 
     /// The endpoint that an interface leads to.
@@ -170,10 +189,22 @@ impl MemoryDatapath {
         protocol: u8,
         port: u16,
     ) -> Option<Judgement> {
+        let identity = self.who(peer).identity;
+        self.judge_identity(ifindex, direction, identity, protocol, port)
+    }
+
+    /// The same of a peer with this identity.
+    pub fn judge_identity(
+        &self,
+        ifindex: u32,
+        direction: Direction,
+        identity: Identity,
+        protocol: u8,
+        port: u16,
+    ) -> Option<Judgement> {
         let word = self.endpoint(ifindex).map(|e| PolicyWord(e.word));
         // A number without rows denies.
         let policy = word.map_or(u16::MAX - 1, |word| word.policy(direction));
-        let identity = self.who(peer).identity;
         (policy != PolicyWord::NOT_ISOLATED).then(|| judge(self, policy, identity, protocol, port))
     }
 

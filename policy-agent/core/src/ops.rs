@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use policy_common::abi::endpoint::{Endpoint, PolicyWord};
 use policy_common::abi::identity::Identity;
 use policy_common::abi::policy::{Interval, PolicyKey, PortSet};
+use policy_common::abi::service::{Svc, SvcKey};
 
 /// One write, or one step that writes need.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +44,9 @@ pub enum Op {
         identity: Identity,
         /// It is this node's own.
         node: bool,
+        /// The slot of the pod of this node whose it is and whose egress is
+        /// isolated; 0: none's.
+        slot: u32,
     },
     /// Gives the addresses of a prefix, less longer prefixes, an identity.
     Prefix {
@@ -50,6 +54,11 @@ pub enum Op {
         prefix: IpNet,
         /// Their identity.
         identity: Identity,
+    },
+    /// Says what is behind an address and port of a Service.
+    Service {
+        /// The row, its key included.
+        value: Svc,
     },
     /// Writes a slot that no interface leads to yet.
     Endpoint {
@@ -102,6 +111,11 @@ pub enum Op {
     DeletePrefix {
         /// The prefix.
         prefix: IpNet,
+    },
+    /// Removes an address and port of a Service.
+    DeleteService {
+        /// The row's key.
+        key: SvcKey,
     },
     /// Takes the programs off an interface; an interface that is gone is fine.
     Detach {

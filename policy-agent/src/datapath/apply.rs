@@ -9,6 +9,8 @@ use std::{io, mem::offset_of, net::IpAddr, ops::Range};
 
 use ipnet::IpNet;
 use policy_common::abi::{
+    Direction,
+    config::{FLAG_EGRESS, FLAG_SERVICES},
     endpoint::{Endpoint, IfindexEntry, PolicyWord},
     maps::{self as abi, IFINDEX_ENTRIES},
 };
@@ -19,7 +21,7 @@ use super::{
     attach::AttachError,
     encode::{
         cidr_flag, deleted_host4, deleted_host6, deleted_prefix4, deleted_prefix6, deleted_row,
-        describe, host4, host6, port_set, prefix4, prefix6, row,
+        deleted_service, describe, host4, host6, port_set, prefix4, prefix6, row, service,
     },
     map::{BatchError, MapError},
     maps::{Maps, spec},
@@ -122,6 +124,12 @@ impl Datapath {
                 }
             }
         }
+        if ops.iter().any(may_end_egress)
+            && let Err(error) = self.maps.forget_egress()
+        {
+            // Looking at more packets than need be changes no verdict.
+            eprintln!("warning: {error}");
+        }
         Applied {
             done,
             words,
@@ -147,6 +155,23 @@ impl Datapath {
                 IpAddr::V4(_) => batch(run, deleted_host4, |k, _| maps.id4.remove_all(k)),
                 IpAddr::V6(_) => batch(run, deleted_host6, |k, _| maps.id6.remove_all(k)),
             },
+            Op::Service { .. } => {
+                // Before the first row is in: see prefixes.
+                maps.set_flag(FLAG_SERVICES, true)
+                    .map_err(|e| (0, e.into()))?;
+                batch(run, service, |k, v| maps.services.set_all(k, v))
+            }
+            Op::DeleteService { .. } => {
+                batch(run, deleted_service, |k, _| maps.services.remove_all(k))?;
+                let cleared = maps.services.is_empty().and_then(|empty| {
+                    if empty {
+                        maps.set_flag(FLAG_SERVICES, false)
+                    } else {
+                        Ok(())
+                    }
+                });
+                cleared.map_err(|e| (run.len().saturating_sub(1), e.into()))
+            }
             Op::Prefix { prefix, .. } => {
                 // Before the first prefix is in: programs that do not look yet
                 // answer as if it was not.
@@ -198,11 +223,13 @@ impl Datapath {
             Op::Endpoint { slot, value } => {
                 maps.note_endpoint_number(value.number)?;
                 maps.note_generation(PolicyWord(value.word).generation())?;
+                maps.note_egress(PolicyWord(value.word))?;
                 Ok(maps.write_endpoint(*slot, value)?)
             }
             Op::LinkLocal { slot, address } => Ok(maps.store_link_local(*slot, address.octets())?),
             Op::Word { slot, word } => {
                 maps.note_generation(word.generation())?;
+                maps.note_egress(*word)?;
                 let at_ns = maps.store_word(*slot, *word)?;
                 words.push(WordStored {
                     slot: *slot,
@@ -225,6 +252,8 @@ impl Datapath {
             Op::PortSet { .. }
             | Op::Row { .. }
             | Op::Host { .. }
+            | Op::Service { .. }
+            | Op::DeleteService { .. }
             | Op::Prefix { .. }
             | Op::DeleteRow { .. }
             | Op::DeleteHost { .. }
@@ -235,7 +264,41 @@ impl Datapath {
     }
 }
 
+/// Whether nobody's egress may be isolated after it.
+fn may_end_egress(op: &Op) -> bool {
+    match op {
+        Op::DeleteEndpoint { .. } => true,
+        Op::Word { word, .. } => !isolates_egress(*word),
+        _ => false,
+    }
+}
+
+fn isolates_egress(word: PolicyWord) -> bool {
+    word.policy(Direction::Egress) != PolicyWord::NOT_ISOLATED
+}
+
 impl Maps {
+    /// Before a word that isolates a pod's egress is stored.
+    fn note_egress(&self, word: PolicyWord) -> Result<(), MapError> {
+        if !isolates_egress(word) || self.config().flags & FLAG_EGRESS != 0 {
+            return Ok(());
+        }
+        self.set_flag(FLAG_EGRESS, true)
+    }
+
+    /// After words were stored or slots emptied: clears the flag if no slot has
+    /// a word that isolates egress.
+    fn forget_egress(&self) -> Result<(), MapError> {
+        let isolated = (0..self.slots()).any(|slot| {
+            let endpoint = self.endpoint(slot);
+            endpoint.is_some_and(|endpoint| isolates_egress(PolicyWord(endpoint.word)))
+        });
+        if isolated || self.config().flags & FLAG_EGRESS == 0 {
+            return Ok(());
+        }
+        self.set_flag(FLAG_EGRESS, false)
+    }
+
     fn write_endpoint(&self, slot: u32, value: &Endpoint) -> Result<(), MapError> {
         // Number and flags last: the flags say that the slot is used.
         self.endpoints
@@ -380,6 +443,7 @@ mod tests {
             address: text.parse().unwrap(),
             identity: 1,
             node: false,
+            slot: 0,
         };
         let ops = [
             host("10.0.0.1"),

@@ -3,14 +3,15 @@
 //! Each function takes one kind of operation and gives `None` for every other:
 //! `apply` calls it with a run of that kind.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 use policy_common::abi::{
     config::{FLAG_CIDR4, FLAG_CIDR6},
-    identity::{Cidr4, Cidr6, FLAG_NODE, Id4, Id6, Identity},
+    identity::{Cidr4, Cidr6, FLAG_NODE, Id4, Id6, Identity, local},
     maps::PrefixKey,
     policy::{PolicyEntry, PolicyKey, PortSet},
+    service::{Svc, SvcKey},
 };
 use policy_core::ops::Op;
 
@@ -43,18 +44,47 @@ pub(super) fn port_set(op: &Op) -> Option<(u32, PortSet)> {
     }
 }
 
+/// The flags of an address: whether it is this node's own, and which slot's.
+fn host_flags(node: bool, slot: u32) -> u32 {
+    let node = if node { FLAG_NODE } else { 0 };
+    let local = if slot == 0 { 0 } else { local(slot) };
+    node | local
+}
+
+/// An address and port of a Service.
+pub(super) fn service(op: &Op) -> Option<(SvcKey, Svc)> {
+    match op {
+        Op::Service { value } => Some((value.key, *value)),
+        _ => None,
+    }
+}
+
+/// The key of an address and port of a Service to remove.
+pub(super) fn deleted_service(op: &Op) -> Option<(SvcKey, ())> {
+    match op {
+        Op::DeleteService { key } => Some((*key, ())),
+        _ => None,
+    }
+}
+
+/// The address of a Service's row.
+pub(super) fn service_address(key: &SvcKey) -> IpAddr {
+    Ipv6Addr::from(key.address).to_canonical()
+}
+
 /// An IPv4 address.
 pub(super) fn host4(op: &Op) -> Option<([u8; 4], Id4)> {
     let Op::Host {
         address: IpAddr::V4(address),
         identity,
         node,
+        slot,
     } = op
     else {
         return None;
     };
     let addr = address.octets();
-    let flags = if *node { FLAG_NODE } else { 0 };
+    let flags = host_flags(*node, *slot);
     let identity = *identity;
     Some((
         addr,
@@ -72,12 +102,13 @@ pub(super) fn host6(op: &Op) -> Option<([u8; 16], Id6)> {
         address: IpAddr::V6(address),
         identity,
         node,
+        slot,
     } = op
     else {
         return None;
     };
     let addr = address.octets();
-    let flags = if *node { FLAG_NODE } else { 0 };
+    let flags = host_flags(*node, *slot);
     let identity = *identity;
     Some((
         addr,
@@ -211,6 +242,9 @@ pub(super) fn describe(op: &Op) -> String {
             address, identity, ..
         } => format!("give {address} identity {identity}"),
         Op::Prefix { prefix, identity } => format!("give {prefix} identity {identity}"),
+        Op::Service { value } => {
+            format!("write what is behind {}", service_name(&value.key))
+        }
         Op::Endpoint { slot, .. } => format!("write endpoint slot {slot}"),
         Op::Interface { ifindex, slot } => format!("lead interface {ifindex} to slot {slot}"),
         Op::Attach { ifindex } => format!("attach to interface {ifindex}"),
@@ -225,10 +259,17 @@ pub(super) fn describe(op: &Op) -> String {
         }
         Op::DeleteHost { address } => format!("remove {address}"),
         Op::DeletePrefix { prefix } => format!("remove {prefix}"),
+        Op::DeleteService { key } => format!("remove what is behind {}", service_name(key)),
         Op::Detach { ifindex } => format!("detach from interface {ifindex}"),
         Op::DeleteInterface { ifindex } => format!("lead interface {ifindex} nowhere"),
         Op::DeleteEndpoint { slot } => format!("empty endpoint slot {slot}"),
     }
+}
+
+/// A Service's address and port for a person.
+fn service_name(key: &SvcKey) -> String {
+    let address = SocketAddr::new(service_address(key), key.port);
+    format!("{address} of protocol {}", key.protocol)
 }
 
 #[cfg(test)]

@@ -3,7 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use policy_common::abi::{endpoint::FLAG_USED, identity::FLAG_NODE, policy::PortSet};
+use policy_common::abi::{
+    endpoint::FLAG_USED,
+    identity::{FLAG_NODE, local_slot},
+    policy::PortSet,
+};
 use policy_core::plan::{HostRow, Mirror, StoredPortSet};
 
 use super::{Datapath, attach::AttachError, map::MapError, maps::Maps};
@@ -59,6 +63,7 @@ impl Maps {
             }
         }
         self.read_addresses(&mut mirror)?;
+        mirror.services.extend(self.services.entries()?);
         for slot in 0..self.slots() {
             if let Some(endpoint) = self.endpoint(slot).filter(|e| e.flags & FLAG_USED != 0) {
                 mirror.endpoints.insert(slot, endpoint);
@@ -80,6 +85,7 @@ impl Maps {
         let host = |flags: u32, identity| HostRow {
             identity,
             node: flags & FLAG_NODE != 0,
+            slot: local_slot(flags),
         };
         for (address, entry) in self.id4.entries()? {
             let address = IpAddr::V4(Ipv4Addr::from(address));

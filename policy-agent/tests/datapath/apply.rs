@@ -16,6 +16,7 @@ fn host(address: &str, identity: u32, node: bool) -> Op {
         address: address.parse().unwrap(),
         identity,
         node,
+        slot: 0,
     }
 }
 

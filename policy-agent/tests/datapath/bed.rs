@@ -140,6 +140,7 @@ impl Bed {
                 address: FRIEND.into(),
                 identity: FRIEND_ID,
                 node: false,
+                slot: 0,
             },
             Op::Endpoint {
                 slot: SLOT,

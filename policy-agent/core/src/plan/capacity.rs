@@ -18,9 +18,10 @@ use super::contents::Contents;
 use super::draft::{self, Draft, draft};
 use super::limits::{Full, Limits};
 use super::mirror::Mirror;
-use super::regions::{self, Prefixes};
+use super::regions::{self, Locals, Prefixes};
 use super::scheme::{Admitted, Facts};
 use super::seats::{self, Seats};
+use super::services;
 use super::{Plan, Programmed};
 use crate::desired::{ClassId, DesiredState, PolicyRef, Provenance};
 use crate::diagnostic::{Diagnostic, Severity};
@@ -37,13 +38,16 @@ pub(super) fn plan(
     let named: BTreeSet<PolicyRef> = policies.flatten().collect();
     let kernel = Kernel::new(mirror, &mut contents);
     let wanted = Wanted::new(desired, &named, &mut contents);
-    let trimmed = trim(mirror, limits, desired);
+    let mut locals = all.locals();
+    let trimmed = trim(mirror, limits, desired, &mut locals);
     let barred = match &trimmed {
         None => BTreeSet::new(),
         Some(trimmed) => barred(&named, &wanted, &trimmed.differing),
     };
     let effective = trimmed.as_ref().map_or(desired, |trimmed| &trimmed.desired);
-    let regions = regions::regions(mirror, effective);
+    let regions = regions::regions(mirror, effective, &locals);
+    let (services, no_room) = services::fitting(mirror, limits, desired);
+    problems.extend(no_room);
     let live = mirror.endpoints.iter();
     let live = live.filter(|(slot, endpoint)| mirror.is_led(**slot, endpoint));
     let live = live.flat_map(|(_, endpoint)| seats::numbers(endpoint.word));
@@ -62,6 +66,7 @@ pub(super) fn plan(
         live: live.filter(|n| *n != 0).map(u32::from).collect(),
         standing: standing.flatten().filter(|(n, _)| *n != 0).collect(),
         barred,
+        services,
     };
     let (draft, lacks) = fit(&facts, &all, &mut contents);
     if let Some(trimmed) = &trimmed {
@@ -188,14 +193,23 @@ impl Trimmed {
 }
 
 /// Leaves out what has no room beside what is there; `None`: everything has.
-fn trim(mirror: &Mirror, limits: Limits, desired: &DesiredState) -> Option<Trimmed> {
-    if mirror.hosts.len() + desired.hosts.len() <= limits.hosts
+fn trim(
+    mirror: &Mirror,
+    limits: Limits,
+    desired: &DesiredState,
+    locals: &mut Locals,
+) -> Option<Trimmed> {
+    if mirror.hosts.len() + desired.hosts.len() + locals.len() <= limits.hosts
         && mirror.prefixes.len() + desired.prefixes.len() <= limits.prefixes
     {
         return None;
     }
+    let lone: Vec<IpAddr> = (locals.keys().copied())
+        .filter(|local| !desired.hosts.contains_key(local))
+        .collect();
     let (hosts, mut full) = excess(
-        (mirror.hosts.keys(), desired.hosts.keys()),
+        // Those that policies name come first.
+        (mirror.hosts.keys(), desired.hosts.keys().chain(lone.iter())),
         |address: &IpAddr| address.is_ipv6(),
         limits.hosts,
         [maps::ID4, maps::ID6],
@@ -213,6 +227,7 @@ fn trim(mirror: &Mirror, limits: Limits, desired: &DesiredState) -> Option<Trimm
     let mut desired = desired.clone();
     let mut lost = Vec::new();
     for address in &hosts {
+        locals.remove(address);
         lost.extend(
             desired
                 .hosts
@@ -240,7 +255,7 @@ fn trim(mirror: &Mirror, limits: Limits, desired: &DesiredState) -> Option<Trimm
     Some(Trimmed {
         differing: classes.collect(),
         full,
-        left_out: lost.len(),
+        left_out: hosts.len() + prefixes.len(),
         desired,
     })
 }

@@ -14,6 +14,7 @@ use super::regions::{Place, Prefixes, Region};
 use super::room::{DENY_ALL, Room};
 use super::scheme::{Admitted, Facts, Pair, Scheme, Way};
 use super::seats::Seats;
+use super::services;
 use crate::ops::Op;
 
 /// A plan, and what it gives to each endpoint.
@@ -56,12 +57,15 @@ pub(super) fn draft(
         generation: newest_generation(facts),
         narrowed: BTreeSet::new(),
         finals: Vec::with_capacity(facts.regions.len()),
+        slots: Vec::with_capacity(facts.regions.len()),
+        before: 0,
     };
     writer.shut(all);
     writer.ops.append(&mut room.extents);
     writer.ops.append(&mut room.port_sets);
     writer.ops.append(&mut room.row_ops);
     let frozen = writer.frozen(&given);
+    writer.before = writer.ops.len();
     writer.point();
     let moves = scheme
         .as_ref()
@@ -73,6 +77,7 @@ pub(super) fn draft(
     let mut generations = writer.renew(&given, generations, all.renew);
     writer.attach(all);
     writer.leave(all);
+    writer.mark();
     if !moves {
         // A packet that read the old word and looks its peer up only now must
         // still find the identity that the old policy knows.
@@ -109,6 +114,10 @@ struct Writer<'a> {
     narrowed: BTreeSet<u32>,
     /// Identity of each region's row when all is done; `None`: it has no row.
     finals: Vec<Option<Identity>>,
+    /// The slot in each region's row so far.
+    slots: Vec<u32>,
+    /// Where among the operations anything begins to change.
+    before: usize,
 }
 
 impl Writer<'_> {
@@ -139,8 +148,18 @@ impl Writer<'_> {
 
     /// Gives addresses and prefixes the identities that the scheme says.
     fn point(&mut self) {
+        let seats = self.facts.seats.iter().filter(|seat| seat.old().is_some());
+        let there: HashSet<u32> = seats.map(|seat| seat.slot).collect();
         for region in self.facts.regions {
             let row = region.row;
+            // A slot that is not written yet would tell of somebody else.
+            let before = row.map_or(0, |row| row.slot);
+            let slot = if there.contains(&region.slot) {
+                region.slot
+            } else {
+                before
+            };
+            self.slots.push(slot);
             let Some(scheme) = self.scheme else {
                 self.finals.push(row.map(|row| row.identity));
                 continue;
@@ -156,8 +175,8 @@ impl Writer<'_> {
                     continue;
                 }
             };
-            if row.is_none_or(|row| (row.identity, row.node) != (target, node)) {
-                self.ops.push(write(region.place, target, node));
+            if row.is_none_or(|row| (row.identity, row.node, row.slot) != (target, node, slot)) {
+                self.ops.push(write(region.place, target, node, slot));
             }
             self.finals.push(Some(target));
         }
@@ -248,6 +267,24 @@ impl Writer<'_> {
         }
     }
 
+    /// Says whose the addresses of pods of this node are, where that could not be
+    /// said before their slots were written.
+    fn mark(&mut self) {
+        if self.scheme.is_none() {
+            return;
+        }
+        for (at, region) in self.facts.regions.iter().enumerate() {
+            let (Some(want), Some(now)) = (region.want, self.finals[at]) else {
+                continue;
+            };
+            if self.slots[at] != region.slot {
+                self.ops
+                    .push(write(region.place, now, want.node, region.slot));
+                self.slots[at] = region.slot;
+            }
+        }
+    }
+
     /// Points every address to its class's own identity.
     fn settle(&mut self, frozen: &BTreeSet<u32>) {
         let Some(scheme) = self.scheme else { return };
@@ -257,7 +294,8 @@ impl Writer<'_> {
             };
             let canon = scheme.canon.get(&region.class).copied().unwrap_or(now);
             if canon != now && self.lets(frozen, now, canon) {
-                self.ops.push(write(region.place, canon, want.node));
+                let slot = self.slots[at];
+                self.ops.push(write(region.place, canon, want.node, slot));
                 self.finals[at] = Some(canon);
             }
         }
@@ -407,9 +445,12 @@ impl Writer<'_> {
                 rows.insert(*key);
             }
         }
-        if room.replaced || !rows.is_empty() || !all.gone.is_empty() {
+        let services = services::rows(facts, &self.finals);
+        if room.replaced || !rows.is_empty() || !all.gone.is_empty() || !services.after.is_empty() {
             self.ops.push(Op::Grace);
         }
+        // Whoever read the old word may still ask what its policy knows.
+        self.ops.extend(services.after);
         let rows = rows.into_iter().map(|key| Op::DeleteRow { key });
         self.ops.extend(rows);
         let slots = all
@@ -417,15 +458,17 @@ impl Writer<'_> {
             .iter()
             .map(|slot| Op::DeleteEndpoint { slot: *slot });
         self.ops.extend(slots);
+        self.ops.splice(self.before..self.before, services.before);
     }
 }
 
-fn write(place: Place, identity: Identity, node: bool) -> Op {
+fn write(place: Place, identity: Identity, node: bool, slot: u32) -> Op {
     match place {
         Place::Host(address) => Op::Host {
             address,
             identity,
             node,
+            slot,
         },
         Place::Prefix(prefix) => Op::Prefix { prefix, identity },
     }

@@ -14,6 +14,8 @@ pub struct Limits {
     pub hosts: usize,
     /// Prefixes, each family.
     pub prefixes: usize,
+    /// Addresses and ports of Services.
+    pub services: usize,
     /// Rows of all policies.
     pub rows: usize,
     /// Port sets, number 0 included, which is never given out.
@@ -28,6 +30,7 @@ impl Default for Limits {
             endpoints: maps::ENDPOINT_ENTRIES,
             hosts: maps::ID_ENTRIES,
             prefixes: maps::CIDR_ENTRIES,
+            services: maps::SERVICE_ENTRIES,
             rows: maps::POLICY_ENTRIES,
             port_sets: maps::PORT_SET_ENTRIES,
             extents: maps::EXTENT_ENTRIES,

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use policy_common::abi::endpoint::{Endpoint, PolicyWord};
 use policy_common::abi::identity::Identity;
 use policy_common::abi::policy::{Interval, PolicyKey, PortSet};
+use policy_common::abi::service::{Svc, SvcKey};
 
 use crate::ops::Op;
 
@@ -21,6 +22,9 @@ pub struct HostRow {
     pub identity: Identity,
     /// It is this node's own.
     pub node: bool,
+    /// The slot of the pod of this node whose it is and whose egress is
+    /// isolated; 0: none's.
+    pub slot: u32,
 }
 
 /// A port set with its intervals, wherever they are kept.
@@ -51,6 +55,8 @@ pub struct Mirror {
     pub hosts: BTreeMap<IpAddr, HostRow>,
     /// Prefixes.
     pub prefixes: BTreeMap<IpNet, Identity>,
+    /// What is behind addresses and ports of Services.
+    pub services: BTreeMap<SvcKey, Svc>,
     /// Slots that hold an endpoint.
     pub endpoints: BTreeMap<u32, Endpoint>,
     /// Interface index to slot.
@@ -76,12 +82,20 @@ impl Mirror {
                 address,
                 identity,
                 node,
+                slot,
             } => {
-                let (identity, node) = (*identity, *node);
-                self.hosts.insert(*address, HostRow { identity, node });
+                let row = HostRow {
+                    identity: *identity,
+                    node: *node,
+                    slot: *slot,
+                };
+                self.hosts.insert(*address, row);
             }
             Op::Prefix { prefix, identity } => {
                 self.prefixes.insert(*prefix, *identity);
+            }
+            Op::Service { value } => {
+                self.services.insert(value.key, *value);
             }
             Op::Endpoint { slot, value } => {
                 self.endpoints.insert(*slot, *value);
@@ -115,6 +129,9 @@ impl Mirror {
             }
             Op::DeletePrefix { prefix } => {
                 self.prefixes.remove(prefix);
+            }
+            Op::DeleteService { key } => {
+                self.services.remove(key);
             }
             Op::Detach { ifindex } => {
                 self.attached.remove(ifindex);

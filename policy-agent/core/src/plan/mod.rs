@@ -11,6 +11,7 @@
 //! - `seats`: which slot each pod has.
 //! - `scheme`: which identity each class has, and how the change is made.
 //! - `numbers`, `room`: policy numbers, port sets and what else is given out.
+//! - `services`: rows of Services, from which a packet's way is guessed.
 //! - `draft`: the operations; `capacity`: what is done without when maps are
 //!   full.
 
@@ -25,6 +26,7 @@ mod regions;
 mod room;
 mod scheme;
 mod seats;
+mod services;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv6Addr;

@@ -33,7 +33,15 @@ pub(super) struct Region {
     pub(super) identity: Identity,
     /// The class they must be in.
     pub(super) class: ClassId,
+    /// The slot of the pod of this node whose address it is, if its egress is to
+    /// be isolated; else 0.
+    pub(super) slot: u32,
 }
+
+/// Addresses of pods of this node whose egress is to be isolated, with their
+/// slots: each has a row, whatever its class, so that its packets are known for
+/// the pod's where they leave.
+pub(super) type Locals = BTreeMap<IpAddr, u32>;
 
 /// Something for each prefix, and the longest prefix of an address.
 #[derive(Debug, Clone)]
@@ -75,27 +83,40 @@ impl<T: Copy> Prefixes<T> {
 
 /// Every region: addresses first, then prefixes, longest first. In this order a
 /// row can be written without changing what another region falls back on.
-pub(super) fn regions(mirror: &Mirror, desired: &DesiredState) -> Vec<Region> {
+pub(super) fn regions(mirror: &Mirror, desired: &DesiredState, locals: &Locals) -> Vec<Region> {
     let old = Prefixes::new(mirror.prefixes.clone());
     let new = Prefixes::new(desired.prefixes.clone());
     let mut regions = Vec::with_capacity(mirror.hosts.len() + desired.prefixes.len());
-    merge(&mirror.hosts, &desired.hosts, |address, row, want| {
+    let mut host = |address: IpAddr, row: Option<&HostRow>, want: Option<&HostSpec>, slot| {
         let identity = match row {
             Some(row) => row.identity,
-            None => old.of_address(*address).unwrap_or(identity::OTHER),
+            None => old.of_address(address).unwrap_or(identity::OTHER),
         };
         let class = match want {
             Some(want) => want.class,
-            None => new.of_address(*address).unwrap_or(ClassId::OTHER),
+            None => new.of_address(address).unwrap_or(ClassId::OTHER),
         };
+        let local = HostSpec { class, node: false };
         regions.push(Region {
-            place: Place::Host(*address),
+            place: Place::Host(address),
             row: row.copied(),
-            want: want.copied(),
+            want: want.copied().or((slot != 0).then_some(local)),
             identity,
             class,
+            slot,
         });
+    };
+    let mut locals = locals.iter().peekable();
+    merge(&mirror.hosts, &desired.hosts, |address, row, want| {
+        while let Some((local, slot)) = locals.next_if(|(local, _)| *local < address) {
+            host(*local, None, None, *slot);
+        }
+        let slot = locals.next_if(|(local, _)| *local == address);
+        host(*address, row, want, slot.map_or(0, |(_, slot)| *slot));
     });
+    for (local, slot) in locals {
+        host(*local, None, None, *slot);
+    }
     let hosts = regions.len();
     merge(&mirror.prefixes, &desired.prefixes, |prefix, row, want| {
         let around = || old.around(prefix).unwrap_or(identity::OTHER);
@@ -105,6 +126,7 @@ pub(super) fn regions(mirror: &Mirror, desired: &DesiredState) -> Vec<Region> {
             row: row.map(|identity| HostRow {
                 identity: *identity,
                 node: false,
+                slot: 0,
             }),
             want: want.map(|class| HostSpec {
                 class: *class,
@@ -112,6 +134,7 @@ pub(super) fn regions(mirror: &Mirror, desired: &DesiredState) -> Vec<Region> {
             }),
             identity: row.copied().unwrap_or_else(around),
             class: want.copied().unwrap_or_else(above),
+            slot: 0,
         });
     });
     regions[hosts..].sort_by_key(|region| match region.place {

@@ -12,6 +12,7 @@ use policy_common::abi::policy::{INLINE_INTERVALS, Interval, PolicyKey, PortSet}
 use super::contents::{Answer, Content, Contents, ZERO};
 use super::limits::{Full, Limits};
 use super::mirror::Mirror;
+use super::services;
 use crate::desired::PortSetSpec;
 use crate::ops::Op;
 
@@ -85,6 +86,9 @@ impl<'a> Room<'a> {
         let hosts = mirror.hosts.values().map(|row| row.identity);
         room.identities
             .extend(hosts.chain(mirror.prefixes.values().copied()));
+        let behind = mirror.services.values().flat_map(services::stored);
+        room.identities
+            .extend(behind.map(|backend| backend.identity));
         let zero = room
             .sets
             .iter()

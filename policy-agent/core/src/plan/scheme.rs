@@ -16,6 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use policy_common::abi::identity::{self, Identity};
+use policy_common::abi::service::SvcKey;
 
 use super::answers::{Kernel, Wanted};
 use super::contents::{Content, Contents};
@@ -24,7 +25,7 @@ use super::mirror::Mirror;
 use super::regions::Region;
 use super::room::{DENY_ALL, Room};
 use super::seats::Seat;
-use crate::desired::{ClassId, PolicyRef};
+use crate::desired::{Backends, ClassId, PolicyRef};
 
 /// Addresses with this identity that must be in this class.
 pub(super) type Pair = (Identity, ClassId);
@@ -47,6 +48,9 @@ pub(super) struct Facts<'a> {
     /// Policies that would say something else than they should, because an
     /// address or prefix has no room.
     pub(super) barred: BTreeSet<PolicyRef>,
+    /// What must be behind addresses and ports of Services, of those that have
+    /// room.
+    pub(super) services: BTreeMap<SvcKey, &'a Backends>,
 }
 
 impl Facts<'_> {

@@ -5,12 +5,13 @@
 //! with another address is another endpoint.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use policy_common::abi::Direction;
 use policy_common::abi::endpoint::{Endpoint, FLAG_USED, PolicyWord};
 use policy_common::abi::maps;
 
+use super::regions::Locals;
 use super::{Attachments, Mirror};
 use crate::desired::{DesiredState, EndpointSpec, PodRef, PolicyRef};
 use crate::diagnostic::{Diagnostic, Severity};
@@ -40,6 +41,21 @@ impl Seat<'_> {
     pub(super) fn old(&self) -> Option<[u16; 2]> {
         let found = self.found.filter(|_| self.led)?;
         Some(numbers(found.word))
+    }
+}
+
+impl Seats<'_> {
+    /// The addresses of pods whose egress is to be isolated.
+    pub(super) fn locals(&self) -> Locals {
+        let isolated = self.seats.iter().filter(|seat| seat.policies[1].is_some());
+        let addresses = isolated.flat_map(|seat| {
+            let v4 = Ipv4Addr::from(seat.value.addr4);
+            let v6 = Ipv6Addr::from(seat.value.addr6);
+            let v4 = (!v4.is_unspecified()).then_some(IpAddr::V4(v4));
+            let v6 = (!v6.is_unspecified()).then_some(IpAddr::V6(v6));
+            [v4, v6].into_iter().flatten().map(|a| (a, seat.slot))
+        });
+        addresses.collect()
     }
 }
 

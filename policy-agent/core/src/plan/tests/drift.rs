@@ -225,3 +225,96 @@ fn pod_with_another_address_gets_a_new_slot_and_number() {
         (after.ifindex, after.ingress)
     );
 }
+
+fn with_service(backends: &[&str]) -> World {
+    small().service("10.96.0.1", backends)
+}
+
+#[test]
+fn lost_row_of_a_service_comes_back_alone() {
+    let world = with_service(&["10.0.0.1:8080"]);
+    let mut node = Node::new(Limits::default());
+    node.reach(&world);
+    let key = super::super::services::key(&super::world::frontend("10.96.0.1"));
+    node.memory.apply(&Op::DeleteService { key });
+    node.planner = Planner::new(node.memory.mirror(), Limits::default());
+    let ops = node.reach(&world).ops;
+    assert!(matches!(ops[..], [Op::Service { .. }]), "{ops:#?}");
+}
+
+#[test]
+fn new_backend_of_a_known_kind_costs_nothing_and_another_kind_one_write() {
+    let mut node = Node::new(Limits::default());
+    node.reach(&with_service(&["10.0.0.1:8080"]));
+    let ops = node.reach(&with_service(&["10.0.0.1:8080", "10.0.0.2:8080"])).ops;
+    assert_eq!(ops, []);
+    let ops = node.reach(&with_service(&["10.0.0.1:8080", "10.0.0.3:8080"])).ops;
+    assert!(matches!(ops[..], [Op::Service { .. }]), "{ops:#?}");
+}
+
+#[test]
+fn backend_that_goes_is_forgotten_a_grace_period_later() {
+    let mut node = Node::new(Limits::default());
+    node.reach(&with_service(&["10.0.0.1:8080", "10.0.0.3:8080"]));
+    let ops = node.reach(&with_service(&["10.0.0.3:8080"])).ops;
+    assert!(matches!(ops[..], [Op::Grace, Op::Service { .. }]), "{ops:#?}");
+    let ops = node.reach(&small()).ops;
+    assert!(
+        matches!(ops[..], [Op::Grace, Op::DeleteService { .. }]),
+        "{ops:#?}"
+    );
+}
+
+#[test]
+fn service_with_more_backends_than_a_row_holds_says_so() {
+    let backends: Vec<String> = (1..=9).map(|n| format!("10.0.0.1:80{n:02}")).collect();
+    let backends: Vec<&str> = backends.iter().map(String::as_str).collect();
+    let mut node = Node::new(Limits::default());
+    let row = |node: &Node| *node.memory.mirror().services.values().next().unwrap();
+    node.reach(&with_service(&backends[..8]));
+    assert_eq!((row(&node).flags, row(&node).count), (0, 8));
+    node.reach(&with_service(&backends));
+    assert_eq!((row(&node).flags, row(&node).count), (1, 0));
+}
+
+#[test]
+fn services_without_room_are_named_and_come_when_there_is_some() {
+    let limits = Limits {
+        services: 1,
+        ..Limits::default()
+    };
+    let world = with_service(&["10.0.0.1:80"]).service("10.96.0.2", &["10.0.0.1:80"]);
+    let mut node = Node::new(limits);
+    let plan = node.plan(&world);
+    assert_eq!(plan.problems.len(), 1);
+    assert_eq!(plan.problems[0].object, "map pa_services");
+    assert!(
+        plan.problems[0].message.contains("10.96.0.2:80/TCP"),
+        "{}",
+        plan.problems[0].message
+    );
+    assert!(plan.endpoints.values().all(|end| end.current));
+    node.memory.apply_all(&plan.ops);
+    node.planner.applied(&plan.ops);
+    assert_eq!(node.memory.mirror().services.len(), 1);
+    let other = small().service("10.96.0.2", &["10.0.0.1:80"]);
+    for _ in 0..2 {
+        let plan = node.plan(&other);
+        node.memory.apply_all(&plan.ops);
+        node.planner.applied(&plan.ops);
+    }
+    assert_eq!(node.plan(&other).ops, []);
+    assert_eq!(node.plan(&other).problems, []);
+    assert_eq!(node.memory.mirror().services.len(), 1);
+}
+
+#[test]
+fn address_of_a_pod_whose_egress_is_isolated_names_its_slot() {
+    let node = settled();
+    let row = |address: &str| node.memory.mirror().hosts.get(&address.parse().unwrap()).copied();
+    let slot = node.plan(&small()).endpoints[&pod("a")].slot;
+    let isolated = row("10.244.0.1").expect("though no policy names it");
+    assert_eq!((isolated.identity, isolated.node, isolated.slot), (0, false, slot));
+    assert_eq!(row("10.244.0.2"), None, "ingress alone needs none");
+    assert_eq!(row("10.0.0.1").unwrap().slot, 0);
+}

@@ -1,6 +1,6 @@
 //! Maps that are too small.
 
-use super::steps::{Node, allows, goal, says};
+use super::steps::{Node, Ways, allows, goal, says};
 use super::world::{Rng, World, deny, like, pod, ports, questions, random};
 use crate::memory::MemoryDatapath;
 use crate::plan::{DENY_ALL, Limits, Plan};
@@ -20,6 +20,7 @@ fn within(memory: &MemoryDatapath, limits: &Limits) {
         let prefixes = mirror.prefixes.keys().filter(|p| p.addr().is_ipv6() == v6);
         assert!(prefixes.count() <= limits.prefixes);
     }
+    assert!(mirror.services.len() <= limits.services);
     for (id, set) in &mirror.port_sets {
         assert!((*id as usize) < limits.port_sets);
         if set.extent != 0 {
@@ -43,9 +44,11 @@ fn never_opens(node: &mut Node, limits: &Limits, world: &World) -> Plan {
         .iter()
         .map(|(ifindex, new)| (*ifindex, says(&node.memory, *ifindex, &all), new))
         .collect();
+    let ways = Ways::new(&node.memory, world, |ifindex| !stale(ifindex));
     for op in &plan.ops {
         node.memory.apply(op);
         within(&node.memory, limits);
+        ways.check(&node.memory, || format!("after {op:?} of {:#?}", plan.ops));
         for (ifindex, old, new) in &start {
             let Some(now) = says(&node.memory, *ifindex, &all) else {
                 continue;
@@ -86,12 +89,13 @@ fn maps_of_any_size_never_open_anything_and_come_to_rest() {
     for seed in 1..=12 {
         let mut rng = Rng(seed ^ 0xf011);
         let limits = Limits {
-            endpoints: 2 + rng.below(12) as usize,
-            hosts: 1 + rng.below(20) as usize,
-            prefixes: 1 + rng.below(10) as usize,
-            rows: 1 + rng.below(60) as usize,
-            port_sets: 2 + rng.below(14) as usize,
-            extents: 1 + rng.below(30) as usize,
+            endpoints: 2 + rng.below(16) as usize,
+            hosts: 1 + rng.below(36) as usize,
+            prefixes: 1 + rng.below(20) as usize,
+            services: 3 + rng.below(12) as usize,
+            rows: 1 + rng.below(110) as usize,
+            port_sets: 2 + rng.below(30) as usize,
+            extents: 1 + rng.below(80) as usize,
         };
         let mut node = Node::new(limits);
         let mut world = random(&mut rng);

@@ -1,10 +1,16 @@
 //! Carries plans out one operation at a time, and watches every answer.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
+use policy_common::abi::Direction;
 use policy_common::abi::endpoint::PolicyWord;
+use policy_common::abi::protocol::TCP;
+use policy_common::abi::service::{SVC_BACKENDS, SVC_MANY, SvcBackend};
 
+use super::super::services;
 use super::world::{Question, World, questions};
+use crate::desired::{Backend, Frontend};
 use crate::memory::MemoryDatapath;
 use crate::ops::Op;
 use crate::plan::{Mirror, Plan, Planner};
@@ -53,8 +59,10 @@ pub(super) fn carry_out(memory: &mut MemoryDatapath, plan: &Plan, world: &World)
     let alone = is_wordless(plan, memory);
     let mut flipped: BTreeSet<(u32, usize)> = BTreeSet::new();
     let per_address = 6;
+    let ways = Ways::new(memory, world, |_| true);
     for (step, op) in plan.ops.iter().enumerate() {
         memory.apply(op);
+        ways.check(memory, || format!("after {step} {op:?} of {:#?}", plan.ops));
         for (ifindex, new) in &goal {
             let context = || {
                 format!(
@@ -93,6 +101,110 @@ pub(super) fn carry_out(memory: &mut MemoryDatapath, plan: &Plan, world: &World)
             plan.ops
         );
     }
+    check_rows(memory, world);
+}
+
+/// Whether what a pod sends to a Service's address passes its own side: some
+/// backend that the row names is allowed. `None`: there is no row, and it is an
+/// ordinary address.
+fn passes(memory: &MemoryDatapath, ifindex: u32, frontend: &Frontend) -> Option<bool> {
+    let row = memory.service(&services::key(frontend))?;
+    let allowed = |backend: &SvcBackend| {
+        let judged =
+            memory.judge_identity(ifindex, Direction::Egress, backend.identity, TCP, backend.port);
+        judged.is_none_or(|judged| judged.allows())
+    };
+    Some(row.flags & SVC_MANY != 0 || services::stored(row).iter().any(allowed))
+}
+
+/// Ways from a pod by a Service to a backend that are open before a plan and
+/// after it.
+pub(super) struct Ways(Vec<(u32, Frontend, Backend)>);
+
+impl Ways {
+    /// Of the pods of some interfaces.
+    pub(super) fn new(
+        memory: &MemoryDatapath,
+        world: &World,
+        of: impl Fn(u32) -> bool,
+    ) -> Self {
+        let mut ways = Vec::new();
+        for (pod, attachment) in &world.attachments {
+            let ifindex = attachment.ifindex;
+            let known = world.desired.endpoints.contains_key(pod);
+            if memory.endpoint(ifindex).is_none() || !known || !of(ifindex) {
+                continue;
+            }
+            for (frontend, backends) in &world.desired.services {
+                if passes(memory, ifindex, frontend) == Some(false) {
+                    continue;
+                }
+                ways.extend(backends.iter().filter_map(|backend| {
+                    let question = Question {
+                        direction: Direction::Egress,
+                        peer: backend.address,
+                        protocol: TCP,
+                        port: backend.port,
+                    };
+                    let before = says(memory, ifindex, &[question])?;
+                    let after = world.answer(pod, &question);
+                    let open = allows(before[0]) && allows(after);
+                    open.then_some((ifindex, *frontend, *backend))
+                }));
+            }
+        }
+        Self(ways)
+    }
+
+    /// None of them is dropped at its source. Where there is no row it was not
+    /// there before either.
+    pub(super) fn check(&self, memory: &MemoryDatapath, context: impl Fn() -> String) {
+        for (ifindex, frontend, backend) in &self.0 {
+            if memory.endpoint(*ifindex).is_none() {
+                continue;
+            }
+            assert_ne!(
+                passes(memory, *ifindex, frontend),
+                Some(false),
+                "interface {ifindex} does not reach {backend:?} by {frontend} {}",
+                context()
+            );
+        }
+    }
+}
+
+/// Rows name exactly the backends, and addresses of isolated pods their slots.
+fn check_rows(memory: &MemoryDatapath, world: &World) {
+    let mirror = memory.mirror();
+    let mut keys = BTreeSet::new();
+    for (frontend, backends) in &world.desired.services {
+        let key = services::key(frontend);
+        keys.insert(key);
+        let row = memory.service(&key).expect("a row");
+        let pairs: BTreeSet<(u32, u16)> = backends
+            .iter()
+            .map(|b| (memory.who(b.address).identity, b.port))
+            .collect();
+        let many = pairs.len() > SVC_BACKENDS;
+        assert_eq!(row.flags & SVC_MANY != 0, many, "{frontend}");
+        let named = services::stored(row).iter().map(|b| (b.identity, b.port));
+        let expected = if many { BTreeSet::new() } else { pairs };
+        assert_eq!(named.collect::<BTreeSet<_>>(), expected, "{frontend}");
+    }
+    assert_eq!(mirror.services.keys().copied().collect::<BTreeSet<_>>(), keys);
+    let mut slots = BTreeMap::new();
+    for (pod, spec) in &world.desired.endpoints {
+        if let Some(at) = world.attachments.get(pod)
+            && spec.egress.is_some()
+        {
+            let v4 = spec.ipv4.map(IpAddr::V4);
+            let addresses = v4.into_iter().chain(spec.ipv6.map(IpAddr::V6));
+            slots.extend(addresses.map(|a| (a, mirror.interfaces[&at.ifindex])));
+        }
+    }
+    let marked = mirror.hosts.iter().filter(|(_, row)| row.slot != 0);
+    let marked: BTreeMap<IpAddr, u32> = marked.map(|(a, row)| (*a, row.slot)).collect();
+    assert_eq!(marked, slots);
 }
 
 /// Checks that an endpoint that allows less than before was given a new

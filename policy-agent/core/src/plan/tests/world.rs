@@ -11,10 +11,10 @@ use policy_common::abi::policy::{ACTION_ALLOW, ACTION_DENY, Interval, point};
 use policy_common::abi::protocol::TCP;
 
 use crate::desired::{
-    ClassId, CompiledPolicy, DesiredState, EndpointSpec, HostSpec, PodRef, PolicyRef, PortSetSpec,
+    Backend, Backends, ClassId, CompiledPolicy, DesiredState, EndpointSpec, Frontend, HostSpec, PodRef, PolicyRef, PortSetSpec,
     Provenance,
 };
-use crate::model::PolicyId;
+use crate::model::{PolicyId, Protocol};
 use crate::plan::{Attachment, Attachments};
 
 /// xorshift64*, Vigna 2016.
@@ -123,6 +123,20 @@ impl World {
         self
     }
 
+    /// A Service's address, TCP port 80, and what is behind it, as `address:port`.
+    pub(super) fn service(mut self, address: &str, backends: &[&str]) -> Self {
+        let backends = backends.iter().map(|text| {
+            let (address, port) = text.rsplit_once(':').unwrap();
+            Backend {
+                address: address.parse().unwrap(),
+                port: port.parse().unwrap(),
+            }
+        });
+        let services = &mut self.desired.services;
+        services.insert(frontend(address), Arc::new(backends.collect()));
+        self
+    }
+
     /// A pod; policies are numbers, 0 for none.
     pub(super) fn pod(
         mut self,
@@ -178,6 +192,15 @@ impl World {
             Some(interval) => (interval.action == ACTION_ALLOW, interval.rule),
             None => (set.default_action == ACTION_ALLOW, set.default_rule),
         })
+    }
+}
+
+/// TCP port 80 of an address.
+pub(super) fn frontend(address: &str) -> Frontend {
+    Frontend {
+        address: address.parse().unwrap(),
+        protocol: Protocol::Tcp,
+        port: 80,
     }
 }
 
@@ -331,6 +354,23 @@ fn change_prefix(world: &mut World, rng: &mut Rng) {
     }
 }
 
+fn change_service(world: &mut World, rng: &mut Rng) {
+    let address = format!("10.96.0.{}", rng.below(5));
+    if rng.one_in(4) {
+        world.desired.services.remove(&frontend(&address));
+        return;
+    }
+    let all = addresses();
+    let most = if rng.one_in(4) { 14 } else { 4 };
+    let backend = |rng: &mut Rng| Backend {
+        address: all[rng.below(19) as usize],
+        port: [80, 85, 9000][rng.below(3) as usize],
+    };
+    let backends: Backends = (0..rng.below(most)).map(|_| backend(rng)).collect();
+    let services = &mut world.desired.services;
+    services.insert(frontend(&address), Arc::new(backends));
+}
+
 fn change_policy(world: &mut World, rng: &mut Rng) {
     let number = PolicyRef(1 + rng.below(POLICIES));
     world.desired.policies.insert(number, compiled(rng));
@@ -349,6 +389,7 @@ pub(super) fn random(rng: &mut Rng) -> World {
     }
     for _ in 0..rng.below(8) {
         change_prefix(&mut world, rng);
+        change_service(&mut world, rng);
     }
     world
 }
@@ -356,7 +397,8 @@ pub(super) fn random(rng: &mut Rng) -> World {
 /// A world like this one: one change of one kind, a few of all, or a new world.
 pub(super) fn like(world: &World, rng: &mut Rng) -> World {
     let mut next = world.clone();
-    match rng.below(8) {
+    match rng.below(9) {
+        8 => change_service(&mut next, rng),
         0 | 1 => change_host(&mut next, rng),
         2 => change_prefix(&mut next, rng),
         3 => change_policy(&mut next, rng),
@@ -372,6 +414,7 @@ pub(super) fn like(world: &World, rng: &mut Rng) -> World {
             change_host(&mut next, rng);
             change_prefix(&mut next, rng);
             change_endpoint(&mut next, rng);
+            change_service(&mut next, rng);
         }
         _ => next = random(rng),
     }

@@ -1,0 +1,208 @@
+//! Rows of Services: what may be behind an address and port.
+//!
+//! The row is advice: it lets the sender's side drop at once what cannot be
+//! allowed, and the far side of the translation decides. So a row may name too
+//! much for a while, and never too little: before anything else changes it is
+//! widened to what it says and what it must say, and it is narrowed when no
+//! packet can still hold what was in force before.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
+
+use policy_common::abi::family;
+use policy_common::abi::identity::{self, Identity};
+use policy_common::abi::maps;
+use policy_common::abi::service::{SVC_BACKENDS, SVC_MANY, Svc, SvcBackend, SvcKey};
+
+use super::limits::Limits;
+use super::mirror::Mirror;
+use super::regions::{Place, Prefixes, Region};
+use super::scheme::Facts;
+use crate::desired::{Backends, DesiredState, Frontend};
+use crate::diagnostic::{Diagnostic, Severity};
+use crate::ops::Op;
+
+/// Identity and port of backends.
+type Pairs = BTreeSet<SvcBackend>;
+
+/// The key of an address and port of a Service.
+pub(super) fn key(frontend: &Frontend) -> SvcKey {
+    let (address, family) = match frontend.address {
+        IpAddr::V4(v4) => (Ipv4Addr::to_ipv6_mapped(&v4), family::V4),
+        IpAddr::V6(v6) => (v6, family::V6),
+    };
+    SvcKey {
+        address: address.octets(),
+        port: frontend.port,
+        protocol: frontend.protocol.number(),
+        family,
+    }
+}
+
+/// The backends that a row names.
+pub(super) fn stored(row: &Svc) -> &[SvcBackend] {
+    let count = (row.count as usize).min(row.backends.len());
+    &row.backends[..count]
+}
+
+/// A row that names these; where they do not fit, one that names none and says
+/// that there are more.
+fn row(key: SvcKey, pairs: &Pairs) -> Svc {
+    let mut row = Svc {
+        key,
+        flags: 0,
+        count: 0,
+        backends: [SvcBackend::default(); SVC_BACKENDS],
+    };
+    if pairs.len() > SVC_BACKENDS {
+        row.flags = SVC_MANY;
+        return row;
+    }
+    for (place, pair) in row.backends.iter_mut().zip(pairs) {
+        *place = *pair;
+        row.count += 1;
+    }
+    row
+}
+
+/// Whether a row says that any backend may be among them.
+fn is_many(row: &Svc) -> bool {
+    row.flags & SVC_MANY != 0
+}
+
+/// What is desired and has room beside what is there, and what is said of the
+/// rest.
+pub(super) fn fitting<'d>(
+    mirror: &Mirror,
+    limits: Limits,
+    desired: &'d DesiredState,
+) -> (BTreeMap<SvcKey, &'d Backends>, Option<Diagnostic>) {
+    let mut left_out: Option<(&Frontend, usize)> = None;
+    let mut fitting = BTreeMap::new();
+    let mut room = limits.services.saturating_sub(mirror.services.len());
+    for (frontend, backends) in &desired.services {
+        let key = key(frontend);
+        if !mirror.services.contains_key(&key) {
+            if room == 0 {
+                let (first, count) = left_out.unwrap_or((frontend, 0));
+                left_out = Some((first, count + 1));
+                continue;
+            }
+            room -= 1;
+        }
+        fitting.insert(key, &**backends);
+    }
+    let problem = left_out.map(|(first, count)| Diagnostic {
+        object: format!("map {}", maps::SERVICES),
+        source: None,
+        path: String::new(),
+        severity: Severity::Error,
+        message: format!(
+            "full ({} entries): {count} addresses and ports of Services are left out, \
+             {first} the first of them; pods whose egress is isolated reach nothing through \
+             them, unless an ipBlock allows the Service's address; use fewer Services",
+            limits.services
+        ),
+    });
+    (fitting, problem)
+}
+
+/// Operations on rows.
+#[derive(Debug, Default)]
+pub(super) struct RowOps {
+    /// Before anything changes: every row names what it does, its backends as
+    /// they are now, and as they will be.
+    pub(super) before: Vec<Op>,
+    /// A grace period after all has changed: every row names its backends and
+    /// nothing else.
+    pub(super) after: Vec<Op>,
+}
+
+/// What is to be done to rows. `finals` is the identity of each region's row
+/// when all is done.
+pub(super) fn rows(facts: &Facts<'_>, finals: &[Option<Identity>]) -> RowOps {
+    let mut ops = RowOps::default();
+    let stored_rows = &facts.mirror.services;
+    if !facts.services.is_empty() {
+        let identities = identities(facts, finals);
+        for (key, backends) in &facts.services {
+            let pairs = |then: bool| -> Pairs {
+                let pairs = backends.iter().map(|backend| {
+                    let [now, later] = identities[&backend.address];
+                    pair(if then { later } else { now }, backend.port)
+                });
+                pairs.collect()
+            };
+            let old = stored_rows.get(key);
+            let last = row(*key, &pairs(true));
+            if old == Some(&last) && pairs(false) == pairs(true) {
+                continue;
+            }
+            let said: Pairs = old.iter().flat_map(|row| stored(row)).copied().collect();
+            let mut wide = pairs(false);
+            wide.extend(pairs(true));
+            wide.extend(&said);
+            let mut current = old.copied();
+            if !old.is_some_and(is_many) && (old.is_none() || wide != said) {
+                let value = row(*key, &wide);
+                current = Some(value);
+                ops.before.push(Op::Service { value });
+            }
+            if current != Some(last) {
+                ops.after.push(Op::Service { value: last });
+            }
+        }
+    }
+    let gone = stored_rows.keys();
+    let gone = gone.filter(|key| !facts.services.contains_key(key));
+    ops.after
+        .extend(gone.map(|key| Op::DeleteService { key: *key }));
+    ops
+}
+
+/// The identity of each backend's address, now and when all is done.
+fn identities(
+    facts: &Facts<'_>,
+    finals: &[Option<Identity>],
+) -> HashMap<IpAddr, [Identity; 2]> {
+    let prefixes = facts.regions.iter().zip(finals);
+    let prefixes = prefixes.filter_map(|(region, identity)| match region.place {
+        Place::Prefix(prefix) => Some((prefix, (*identity)?)),
+        Place::Host(_) => None,
+    });
+    let then = Prefixes::new(prefixes.collect());
+    let now = Prefixes::new(facts.mirror.prefixes.clone());
+    let mut identities = HashMap::new();
+    for backend in facts.services.values().flat_map(|all| all.iter()) {
+        let address = backend.address;
+        identities.entry(address).or_insert_with(|| {
+            let found = host(facts.regions, address);
+            let own = found.map(|at| facts.regions[at].identity);
+            let later = found.and_then(|at| finals[at]);
+            [
+                own.or_else(|| now.of_address(address)),
+                later.or_else(|| then.of_address(address)),
+            ]
+            .map(|identity| identity.unwrap_or(identity::OTHER))
+        });
+    }
+    identities
+}
+
+fn pair(identity: Identity, port: u16) -> SvcBackend {
+    SvcBackend {
+        identity,
+        port,
+        reserved: 0,
+    }
+}
+
+/// The place of an address among the regions, of which addresses come first and
+/// in order.
+fn host(regions: &[Region], address: IpAddr) -> Option<usize> {
+    let found = regions.binary_search_by(|region| match region.place {
+        Place::Host(host) => host.cmp(&address),
+        Place::Prefix(_) => std::cmp::Ordering::Greater,
+    });
+    found.ok()
+}
