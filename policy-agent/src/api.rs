@@ -21,6 +21,28 @@ pub enum Request {
     Identities,
     /// [`Vec<Policy>`].
     Policies,
+    /// [`Response::Monitoring`], and then a line for each verdict that the filter
+    /// wants, until one side ends: the JSON of `run`, or
+    /// `{"type":"lost","lines":n}` where the reader was too slow.
+    Monitor(MonitorFilter),
+}
+
+/// Which verdicts a watcher wants: all that match whatever is given.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MonitorFilter {
+    /// Namespace of the pod at either end.
+    pub namespace: Option<String>,
+    /// Pod at either end: `namespace/name`, or a name in any namespace.
+    pub pod: Option<String>,
+    /// `allow` or `deny`.
+    pub verdict: Option<String>,
+    /// A reason, as verdicts name it.
+    pub reason: Option<String>,
+    /// `ingress` or `egress`, of the judged pod.
+    pub direction: Option<String>,
+    /// A policy that is named, as `namespace/name`.
+    pub policy: Option<String>,
 }
 
 /// An answer.
@@ -35,6 +57,8 @@ pub enum Response {
     Identities(Vec<Identity>),
     /// To [`Request::Policies`].
     Policies(Vec<Policy>),
+    /// To [`Request::Monitor`]: verdicts follow.
+    Monitoring,
     /// The request was not understood, or could not be answered.
     Error(String),
 }
@@ -69,6 +93,10 @@ pub struct Status {
     pub sources: Vec<SourceState>,
     /// Pods that policy applies to.
     pub endpoints: Vec<Endpoint>,
+    /// Which version of each policy is in force; none where sources tell no
+    /// versions.
+    #[serde(default)]
+    pub policies: Vec<PolicyVersions>,
     /// Interfaces that could be a pod's and are not known to be.
     pub other_interfaces: Vec<OtherInterface>,
     /// What is wrong, or worth knowing.
@@ -129,6 +157,41 @@ pub struct Isolation {
     pub policy: Option<u16>,
     /// The policies, `namespace/name`.
     pub policies: Vec<String>,
+    /// Which version of them the pod has, by the same names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub versions: BTreeMap<String, Version>,
+}
+
+/// A version of an object, as the object says.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Version {
+    /// `metadata.uid`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+    /// `metadata.generation`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
+    /// `metadata.resourceVersion`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource_version: Option<String>,
+}
+
+/// What became of the versions of a policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyVersions {
+    /// API kind.
+    pub kind: String,
+    /// `namespace/name`.
+    pub policy: String,
+    /// In force, for every pod of the node that it applies to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_force: Option<Version>,
+    /// Read and understood, and not in force for every pod (yet).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Version>,
+    /// Read and not understood: the one before stays in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Version>,
 }
 
 /// An interface that is not known to be a pod's.
@@ -187,6 +250,16 @@ pub struct Row {
     pub identity: u32,
     /// What is said, in words: `allow TCP 80 (default/web spec.ingress[0])`.
     pub says: Vec<String>,
+}
+
+impl From<&crate::source::version::Version> for Version {
+    fn from(version: &crate::source::version::Version) -> Self {
+        Self {
+            uid: version.uid.as_deref().map(str::to_owned),
+            generation: version.generation,
+            resource_version: version.resource_version.as_deref().map(str::to_owned),
+        }
+    }
 }
 
 impl From<&policy_core::diagnostic::Diagnostic> for Diagnostic {

@@ -13,23 +13,35 @@
 //! - `kernel_log`: what the kernel programs log, for development.
 //! - `lines`: standard output, without waiting for its reader.
 //! - `report`: answers to the command line.
-//! - `server`: the socket over which it asks.
+//! - `server`: the socket over which it asks; `monitor`: live verdicts over it.
+//! - `feedback`: what a change means for people: `metrics` (with
+//!   `kernel_metrics`), `health`, `setup` (how long pods waited), `generations`
+//!   (which version of each policy is in force); `http` answers for them.
 //! - [`mod@run`]: the loop.
 
 mod cleanup;
+mod feedback;
+mod generations;
+mod health;
+mod http;
 mod interfaces;
 #[cfg(feature = "debug-log")]
 mod kernel_log;
+mod kernel_metrics;
 mod lines;
+mod metrics;
+mod monitor;
 mod names;
 mod node;
 mod prefilter;
 mod report;
 pub mod run;
 mod server;
+mod setup;
 mod source;
 mod state;
 mod verdicts;
 
+pub use http::HttpAddress;
 pub use run::{Options, run};
 pub use source::Options as SourceOptions;

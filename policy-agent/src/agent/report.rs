@@ -6,13 +6,16 @@ use std::net::IpAddr;
 use policy_common::abi::Direction;
 use policy_common::abi::config::FLAG_ENFORCE_OFF;
 use policy_common::abi::policy::{ACTION_ALLOW, Interval, LAST_POINT};
-use policy_core::desired::{PolicyRef, Provenance};
+use policy_core::desired::{DesiredState, PolicyRef, Provenance};
+use policy_core::model::PolicyId;
 use policy_core::plan::StoredPortSet;
 use policy_core::simulate::rule_path;
 
 use super::state::State;
 use super::verdicts::protocol;
-use crate::api::{Endpoint, Identity, Isolation, OtherInterface, Policy, Row, Status};
+use crate::api::{
+    Endpoint, Identity, Isolation, OtherInterface, Policy, PolicyVersions, Row, Status,
+};
 use crate::iface::NotAPod;
 use crate::object;
 
@@ -54,6 +57,7 @@ pub(super) fn status(state: &mut State, extra: &[policy_core::diagnostic::Diagno
         repairs: state.repairs,
         sources: state.source.states(),
         endpoints: endpoints(state),
+        policies: versions(state),
         other_interfaces: other_interfaces(state),
         diagnostics: diagnostics.iter().map(Into::into).collect(),
         counters,
@@ -71,17 +75,18 @@ pub(super) fn endpoints(state: &mut State) -> Vec<Endpoint> {
         .collect();
     let programmed = state.programmed.clone();
     let desired = state.engine.desired();
-    let isolation = |policy: Option<PolicyRef>, direction: Direction, number: Option<u16>| {
+    let generations = &state.feedback.generations;
+    let isolation = |pod, policy: Option<PolicyRef>, direction: Direction, number: Option<u16>| {
         policy.map(|policy| {
-            let mut policies: Vec<String> = desired
-                .policies
-                .get(&policy)
-                .map(|compiled| isolating(&desired.rules, &compiled.default, direction))
-                .unwrap_or_default();
-            policies.dedup();
+            let policies = isolating(desired, policy, direction);
+            let versions = generations.of_pod(pod).into_iter().flat_map(|of_pod| {
+                let known = policies.iter().filter_map(|id| of_pod.get_key_value(*id));
+                known.map(|(id, version)| (id.to_string(), version.into()))
+            });
             Isolation {
                 policy: number.filter(|number| *number != 0),
-                policies,
+                versions: versions.collect(),
+                policies: policies.iter().map(ToString::to_string).collect(),
             }
         })
     };
@@ -103,40 +108,72 @@ pub(super) fn endpoints(state: &mut State) -> Vec<Endpoint> {
             slot: now.map(|now| now.slot),
             generation: now.map(|now| now.generation),
             identities: identities.map(|row| row.identity).collect(),
-            ingress: isolation(spec.ingress, Direction::Ingress, now.map(|now| now.ingress)),
-            egress: isolation(spec.egress, Direction::Egress, now.map(|now| now.egress)),
+            ingress: isolation(
+                pod,
+                spec.ingress,
+                Direction::Ingress,
+                now.map(|now| now.ingress),
+            ),
+            egress: isolation(
+                pod,
+                spec.egress,
+                Direction::Egress,
+                now.map(|now| now.egress),
+            ),
             programmed: now.is_some_and(|now| now.current),
         });
     }
     all
 }
 
-/// Policies that isolate, found at whatever rule answers where nothing allows.
-fn isolating(
-    rules: &BTreeMap<u32, Provenance>,
-    set: &policy_core::desired::PortSetSpec,
+/// The policies that isolate a pod which has this compiled policy, found at
+/// whatever rule answers where nothing allows.
+pub(super) fn isolating(
+    desired: &DesiredState,
+    policy: PolicyRef,
     direction: Direction,
-) -> Vec<String> {
-    let ids =
-        std::iter::once(set.default_rule).chain(set.intervals.iter().map(|interval| interval.rule));
-    for id in ids {
+) -> Vec<&PolicyId> {
+    let Some(compiled) = desired.policies.get(&policy) else {
+        return Vec::new();
+    };
+    let set = &compiled.default;
+    let ids = || {
+        let intervals = set.intervals.iter().map(|interval| interval.rule);
+        std::iter::once(set.default_rule).chain(intervals)
+    };
+    for id in ids() {
         if let Some(Provenance::Isolated {
             policies,
             direction: of,
-        }) = rules.get(&id)
+        }) = desired.rules.get(&id)
             && *of == direction
         {
-            return policies.iter().map(ToString::to_string).collect();
+            return policies.iter().collect();
         }
     }
     // Everything is allowed by rules: they name their policies.
-    let ids =
-        std::iter::once(set.default_rule).chain(set.intervals.iter().map(|interval| interval.rule));
-    ids.filter_map(|id| match rules.get(&id) {
-        Some(Provenance::Rule { policy, .. }) => Some(policy.to_string()),
-        _ => None,
-    })
-    .collect()
+    let mut policies: Vec<&PolicyId> = ids()
+        .filter_map(|id| match desired.rules.get(&id) {
+            Some(Provenance::Rule { policy, .. }) => Some(policy),
+            _ => None,
+        })
+        .collect();
+    policies.dedup();
+    policies
+}
+
+/// What became of the versions of each policy.
+fn versions(state: &State) -> Vec<PolicyVersions> {
+    let policies = state.feedback.generations.policies().iter();
+    policies
+        .map(|(id, versions)| PolicyVersions {
+            kind: id.kind.to_string(),
+            policy: id.to_string(),
+            in_force: versions.in_force.as_ref().map(Into::into),
+            pending: versions.pending().map(Into::into),
+            refused: versions.refused.as_ref().map(Into::into),
+        })
+        .collect()
 }
 
 fn other_interfaces(state: &State) -> Vec<OtherInterface> {

@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::http::HttpAddress;
 use super::prefilter::Prefilter;
 use super::report;
 use super::server;
@@ -57,6 +58,8 @@ pub struct Options {
     pub deny_prefixes: Option<PathBuf>,
     /// Whether pods may send from their own addresses only.
     pub spoof_check: bool,
+    /// Where health and metrics are served.
+    pub http: HttpAddress,
 }
 
 /// Runs until it is told to end. What is in force stays in force.
@@ -112,13 +115,14 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
     prefilter.refresh(&datapath);
 
     let mut state = State::new(source, datapath, planner, scanner);
+    state.feedback.serve(options.http, state.datapath.pins())?;
     state.read_interfaces(&Change::everything());
     state.read_source();
     let (graces, mut passed) = mpsc::channel::<()>(1);
     let mut next = Next::default();
     next.take(state.reconcile(), &graces);
     let mut told = tell_start(&state);
-    let mut questions = server::listen(&run_folder.socket())
+    let mut questions = server::listen(&run_folder.socket(), &state.feedback.monitors)
         .with_context(|| format!("cannot listen on {}", run_folder.socket().display()))?;
 
     let mut terminate = signal(SignalKind::terminate()).context("signals")?;
@@ -129,6 +133,7 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
     sweep.reset();
     let mut waiting = Waiting::default();
     loop {
+        state.turned();
         let retry = tokio::time::sleep_until(next.retry_at.unwrap_or_else(far));
         let outcome = tokio::select! {
             biased;
@@ -175,11 +180,14 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
             }
             _ = verify.tick() => {
                 prefilter.refresh(&state.datapath);
-                state.verify()
+                let outcome = state.verify();
+                state.took_stock(prefilter.problems());
+                outcome
             }
             _ = sweep.tick() => {
-                if let Err(error) = state.datapath.maps().sweep() {
-                    eprintln!("connection records could not be swept: {error}");
+                match state.datapath.maps().sweep() {
+                    Ok(swept) => state.feedback.swept(&swept),
+                    Err(error) => eprintln!("connection records could not be swept: {error}"),
                 }
                 continue
             }
@@ -300,6 +308,8 @@ fn respond(state: &mut State, prefilter: &mut Prefilter, request: Request) -> (R
         Request::Endpoints => Response::Endpoints(report::endpoints(state)),
         Request::Identities => Response::Identities(report::identities(state)),
         Request::Policies => Response::Policies(report::policies(state)),
+        // Answered where it was read.
+        Request::Monitor(_) => Response::Monitoring,
     };
     (response, outcome)
 }
@@ -311,7 +321,9 @@ fn print_verdicts(state: &State, events: &[policy_common::abi::event::VerdictEve
         node: state.engine.node(),
     };
     for event in events {
-        state.lines.write(&context.line(event));
+        let line = context.line(event);
+        state.lines.write(&line);
+        state.feedback.monitors.publish(&line);
     }
 }
 

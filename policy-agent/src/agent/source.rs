@@ -7,6 +7,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use policy_core::diagnostic::{Diagnostic, Severity};
 use policy_core::engine::{Engine, NodeContext};
@@ -172,7 +173,12 @@ impl State {
         match &mut self.source {
             Source::Manifests(_) => self.read_manifests(),
             Source::Cluster { cluster, .. } => {
-                let news = cluster.apply(&mut self.engine);
+                let feedback = &mut self.feedback;
+                let node = self.engine.node().name.clone();
+                let news = cluster.apply(&mut self.engine, |news| {
+                    feedback.heard(news.events, &node, news.at);
+                    feedback.generations.tell(news.versions);
+                });
                 let first = !self.synced && cluster.is_synced();
                 self.synced |= first;
                 self.synced && (news || first)
@@ -184,6 +190,7 @@ impl State {
         let Source::Manifests(folder) = &mut self.source else {
             return false;
         };
+        let heard = Instant::now();
         let update = folder.manifests.rescan();
         folder.problems = update.diagnostics;
         if folder.name.is_none() {
@@ -200,7 +207,9 @@ impl State {
             folder.name = Some(name);
         }
         let name = self.engine.node().name.clone();
-        let changed = !update.events.is_empty();
+        let changed = !(update.events.is_empty() && update.versions.is_empty());
+        self.feedback.heard(&update.events, &name, heard);
+        self.feedback.generations.tell(update.versions);
         self.engine
             .apply(update.events.into_iter().map(|event| at_home(event, &name)));
         if !self.synced {

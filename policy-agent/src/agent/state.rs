@@ -11,6 +11,7 @@ use policy_core::ops::Op;
 use policy_core::plan::{Attachments, Plan, Planner, Programmed};
 
 use super::cleanup::Cleanup;
+use super::feedback::Feedback;
 use super::lines::Lines;
 use super::names::Names;
 use super::node;
@@ -45,9 +46,10 @@ pub(super) struct State {
     upcoming: BTreeMap<PodRef, Programmed>,
     pub(super) names: Names,
     pub(super) lines: Lines,
+    pub(super) feedback: Feedback,
     cleanup: Cleanup,
     plan_problems: Vec<Diagnostic>,
-    failure: Option<Diagnostic>,
+    pub(super) failure: Option<Diagnostic>,
     scan_failure: Option<Diagnostic>,
     pub(super) synced: bool,
     pub(super) changes: u64,
@@ -113,6 +115,7 @@ impl State {
             upcoming: BTreeMap::new(),
             names: Names::default(),
             lines: Lines::stdout(),
+            feedback: Feedback::default(),
             cleanup: Cleanup::default(),
             plan_problems: Vec::new(),
             failure: None,
@@ -141,8 +144,8 @@ impl State {
         }
     }
 
-    /// Puts in force what the sources say. Quick where nothing is different.
-    pub(super) fn reconcile(&mut self) -> Outcome {
+    /// As [`Self::reconcile`], which tells people of it as well.
+    pub(super) fn put_in_force(&mut self) -> Outcome {
         if !self.synced {
             return Outcome::default();
         }
@@ -280,7 +283,7 @@ impl State {
     }
 
     /// Says that a pod's policies took effect, and when.
-    fn announce(&self, slot: u32, word: policy_common::abi::endpoint::PolicyWord, at_ns: u64) {
+    fn announce(&mut self, slot: u32, word: policy_common::abi::endpoint::PolicyWord, at_ns: u64) {
         use policy_common::abi::Direction;
         let pod = self
             .upcoming
@@ -298,6 +301,7 @@ impl State {
             "stored_monotonic_ns": at_ns,
         });
         self.lines.write(&line);
+        self.feedback.generations.word_stored();
     }
 
     /// Everything that is wrong or worth knowing, sorted.
@@ -309,6 +313,7 @@ impl State {
         all.extend(self.scan_failure.iter().cloned());
         all.extend(self.interface_problems());
         all.extend(self.other_versions());
+        all.extend(self.feedback.problem());
         all.sort();
         all.dedup();
         all

@@ -14,6 +14,7 @@ use policy_core::store::Store;
 use serde::Serialize;
 
 use super::names::Names;
+use crate::api::MonitorFilter;
 
 /// A verdict in words.
 #[derive(Debug, Clone, Serialize)]
@@ -67,6 +68,61 @@ struct NamedPolicy {
     #[serde(skip_serializing_if = "Option::is_none")]
     namespace: Option<String>,
     name: String,
+}
+
+impl VerdictLine {
+    /// Whether a watcher with this filter wants it.
+    pub(super) fn matches(&self, filter: &MonitorFilter) -> bool {
+        let is = |wanted: &Option<String>, value: &str| {
+            wanted.as_ref().is_none_or(|wanted| wanted == value)
+        };
+        let of_namespace = |namespace: &String| {
+            let ends = [&self.src, &self.dest];
+            ends.iter().any(|end| end.is_pod(Some(namespace), None))
+        };
+        let of_pod = |pod: &String| {
+            let (namespace, name) = match pod.split_once('/') {
+                Some((namespace, name)) => (Some(namespace), name),
+                None => (None, pod.as_str()),
+            };
+            let ends = [&self.src, &self.dest];
+            ends.iter().any(|end| end.is_pod(namespace, Some(name)))
+        };
+        let of_policy = |policy: &String| self.policies.iter().any(|named| named.is(policy));
+        is(&filter.verdict, self.disposition)
+            && is(&filter.reason, self.reason)
+            && is(&filter.direction, self.connection.direction)
+            && filter.namespace.as_ref().is_none_or(of_namespace)
+            && filter.pod.as_ref().is_none_or(of_pod)
+            && filter.policy.as_ref().is_none_or(of_policy)
+    }
+}
+
+impl End {
+    /// Whether it is a pod of this namespace and name, as far as they are given.
+    fn is_pod(&self, namespace: Option<&str>, name: Option<&str>) -> bool {
+        match self {
+            Self::Pod {
+                pod_namespace,
+                pod_name,
+            } => {
+                namespace.is_none_or(|wanted| wanted == pod_namespace)
+                    && name.is_none_or(|wanted| wanted == pod_name)
+            }
+            Self::Node { .. } | Self::Other { .. } => false,
+        }
+    }
+}
+
+impl NamedPolicy {
+    /// Whether it is `namespace/name`, or a name without namespace.
+    fn is(&self, wanted: &str) -> bool {
+        match (&self.namespace, wanted.split_once('/')) {
+            (Some(namespace), Some((of, name))) => namespace == of && self.name == name,
+            (None, None) => self.name == wanted,
+            _ => false,
+        }
+    }
 }
 
 /// What names an event needs.
@@ -174,5 +230,116 @@ pub(super) fn protocol(number: u8) -> String {
         ICMP => "icmp".to_owned(),
         ICMPV6 => "icmpv6".to_owned(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// The denied ingress of a pod, from an address outside.
+    pub(in super::super) fn line(namespace: &str, name: &str) -> VerdictLine {
+        VerdictLine {
+            r#type: "verdict",
+            timestamp: String::new(),
+            monotonic_ns: 1,
+            node_name: "node-1".to_owned(),
+            disposition: "deny",
+            reason: "policy",
+            connection: Connection {
+                direction: "ingress",
+                src_ip: "192.0.2.1".to_owned(),
+                dest_ip: "10.0.0.1".to_owned(),
+                src_port: Some(4000),
+                dest_port: Some(80),
+                protocol: "tcp".to_owned(),
+            },
+            src: End::Other {
+                instance: "192.0.2.1".to_owned(),
+            },
+            dest: End::Pod {
+                pod_namespace: namespace.to_owned(),
+                pod_name: name.to_owned(),
+            },
+            policies: vec![NamedPolicy {
+                kind: "NetworkPolicy".to_owned(),
+                namespace: Some(namespace.to_owned()),
+                name: "p".to_owned(),
+            }],
+            rule: None,
+        }
+    }
+
+    #[test]
+    fn filter_wants_all_that_it_names_and_leaves_open_what_it_does_not() {
+        let line = line("shop", "db");
+        let some = |text: &str| Some(text.to_owned());
+        let all = MonitorFilter::default;
+        let wanted = [
+            all(),
+            MonitorFilter {
+                namespace: some("shop"),
+                ..all()
+            },
+            MonitorFilter {
+                pod: some("db"),
+                ..all()
+            },
+            MonitorFilter {
+                pod: some("shop/db"),
+                ..all()
+            },
+            MonitorFilter {
+                verdict: some("deny"),
+                reason: some("policy"),
+                ..all()
+            },
+            MonitorFilter {
+                direction: some("ingress"),
+                policy: some("shop/p"),
+                ..all()
+            },
+        ];
+        for filter in wanted {
+            assert!(line.matches(&filter), "{filter:?}");
+        }
+        let unwanted = [
+            MonitorFilter {
+                namespace: some("lab"),
+                ..all()
+            },
+            MonitorFilter {
+                pod: some("web"),
+                ..all()
+            },
+            MonitorFilter {
+                pod: some("lab/db"),
+                ..all()
+            },
+            MonitorFilter {
+                verdict: some("allow"),
+                ..all()
+            },
+            MonitorFilter {
+                verdict: some("deny"),
+                reason: some("fragment"),
+                ..all()
+            },
+            MonitorFilter {
+                direction: some("egress"),
+                ..all()
+            },
+            MonitorFilter {
+                policy: some("lab/p"),
+                ..all()
+            },
+            MonitorFilter {
+                policy: some("p"),
+                ..all()
+            },
+        ];
+        for filter in unwanted {
+            assert!(!line.matches(&filter), "{filter:?}");
+        }
     }
 }

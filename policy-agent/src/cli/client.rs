@@ -12,6 +12,8 @@ use crate::run_dir;
 
 /// Bytes of an answer at most.
 const LONGEST: u64 = 256 * 1024 * 1024;
+/// How long the first answer of something that goes on may take.
+const FIRST: Duration = Duration::from_secs(10);
 
 /// Asks once.
 pub(super) fn ask(
@@ -19,6 +21,24 @@ pub(super) fn ask(
     request: &Request,
     patience: Duration,
 ) -> anyhow::Result<Response> {
+    let stream = connect(run_dir, request, patience)?;
+    understand(&mut BufReader::new(stream.take(LONGEST)))
+}
+
+/// Asks for something that goes on: the lines after the answer.
+pub(super) fn follow(run_dir: &Path, request: &Request) -> anyhow::Result<BufReader<UnixStream>> {
+    let stream = connect(run_dir, request, FIRST)?;
+    let mut lines = BufReader::new(stream);
+    match understand(&mut lines)? {
+        Response::Monitoring => {}
+        other => bail!("the agent answered another question: {other:?}"),
+    }
+    // Whatever comes next may take its time.
+    lines.get_ref().set_read_timeout(None)?;
+    Ok(lines)
+}
+
+fn connect(run_dir: &Path, request: &Request, patience: Duration) -> anyhow::Result<UnixStream> {
     let path = run_dir::socket(run_dir);
     let stream = UnixStream::connect(&path).with_context(|| {
         format!(
@@ -34,8 +54,12 @@ pub(super) fn ask(
     (&stream)
         .write_all(line.as_bytes())
         .context("the agent does not take the question")?;
+    Ok(stream)
+}
+
+fn understand(lines: &mut impl BufRead) -> anyhow::Result<Response> {
     let mut answer = String::new();
-    BufReader::new(stream.take(LONGEST))
+    lines
         .read_line(&mut answer)
         .context("the agent does not answer in time")?;
     if answer.is_empty() {

@@ -5,6 +5,8 @@
 
 mod admin;
 mod client;
+mod manual;
+mod monitor;
 mod output;
 mod probe;
 mod show;
@@ -14,7 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::agent;
 use crate::source::kubernetes::Access;
@@ -51,6 +53,8 @@ enum Command {
     /// What would become of connections, from manifests alone: no agent, no
     /// cluster, no privileges.
     Simulate(simulate::SimulateArgs),
+    /// Live verdicts of a running agent, with the names of pods and policies.
+    Monitor(monitor::MonitorArgs),
     /// Pods of this node: interface, identity, policies, generation.
     Endpoints(Shown),
     /// Identities in the kernel, and who has them.
@@ -67,6 +71,10 @@ enum Command {
     /// Remove every trace from the kernel, and prove it. Refuses while an agent
     /// runs.
     Cleanup(CleanupArgs),
+    /// Completions for a shell, on standard output.
+    Completions(manual::CompletionsArgs),
+    /// A manual page, on standard output.
+    Man(manual::ManArgs),
 }
 
 /// Where the agent's socket and lock are.
@@ -146,6 +154,10 @@ struct RunArgs {
     /// Let pods send from addresses that are not their own.
     #[arg(long, env = "POLICY_AGENT_NO_SPOOF_CHECK")]
     no_spoof_check: bool,
+    /// Where to serve /healthz, /readyz and /metrics: a loopback address and a
+    /// port, or `off`. Unless given 127.0.0.1:9410, and `off` with --manifests.
+    #[arg(long, env = "POLICY_AGENT_HTTP_ADDRESS", value_name = "ADDRESS")]
+    http_address: Option<agent::HttpAddress>,
 }
 
 #[derive(Debug, Args)]
@@ -247,6 +259,7 @@ fn dispatch(command: Command) -> anyhow::Result<u8> {
             args.output.output,
         ),
         Command::Simulate(args) => simulate::simulate(&args),
+        Command::Monitor(args) => monitor::monitor(&args),
         Command::Endpoints(args) => show::endpoints(&args.run_dir.run_dir, args.output.output),
         Command::Identities(args) => show::identities(&args.run_dir.run_dir, args.output.output),
         Command::Policies(args) => show::policies(&args.run_dir.run_dir, args.output.output),
@@ -256,10 +269,18 @@ fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Cleanup(args) => {
             admin::cleanup(&args.run_dir.run_dir, &args.bpffs.bpffs, args.output.output)
         }
+        Command::Completions(args) => Ok(manual::completions(&args, &mut Cli::command())),
+        Command::Man(args) => manual::man(&args, Cli::command()),
     }
 }
 
 fn run(args: RunArgs) -> anyhow::Result<u8> {
+    // Without a cluster nobody probes, and several agents may share a machine.
+    let http = args.http_address.unwrap_or(if args.manifests.is_some() {
+        agent::HttpAddress::Off
+    } else {
+        agent::HttpAddress::default()
+    });
     let source = match (args.manifests, args.kubeconfig) {
         (Some(folder), _) => agent::SourceOptions::Manifests(folder),
         (None, Some(file)) => agent::SourceOptions::Cluster(Access::Kubeconfig(file)),
@@ -274,6 +295,7 @@ fn run(args: RunArgs) -> anyhow::Result<u8> {
         prefilter_interfaces: args.prefilter_interface,
         deny_prefixes: args.deny_prefixes,
         spoof_check: !args.no_spoof_check,
+        http,
     };
     if let Err(error) = agent::run::check(&options) {
         eprintln!("policy-agent: {error:#}");
@@ -303,13 +325,11 @@ mod tests {
 
     #[test]
     fn arguments_are_consistent() {
-        use clap::CommandFactory;
         Cli::command().debug_assert();
     }
 
     #[test]
     fn every_flag_has_an_environment_variable() {
-        use clap::CommandFactory;
         for command in Cli::command().get_subcommands() {
             for argument in command.get_arguments() {
                 let is_flag = argument.get_long().is_some();

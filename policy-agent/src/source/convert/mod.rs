@@ -39,6 +39,8 @@ pub use service::ServiceObject;
 use meta::Meta;
 use report::Report;
 
+use crate::source::version::Version;
+
 /// An object, converted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Converted {
@@ -46,6 +48,8 @@ pub struct Converted {
     pub outcome: Outcome,
     /// What is wrong with it; `source` is for the caller to fill in.
     pub diagnostics: Vec<Diagnostic>,
+    /// Which version it is, of a policy.
+    pub version: Option<Version>,
 }
 
 /// What an object is for policy.
@@ -193,6 +197,7 @@ fn convert_one(value: &Value, api_version: &str, kind: &str, names: &mut Names) 
                     reason,
                 },
                 diagnostics: Vec::new(),
+                version: None,
             }
         }
     }
@@ -254,11 +259,16 @@ fn policy(value: &Value, names: &mut Names) -> Converted {
     };
     let policy = network_policy::convert(value, id.clone(), names, &mut report);
     let object = Object::Policy(Arc::new(policy));
-    if report.decodes() {
-        return report.finish(Outcome::Object(object));
+    let outcome = if report.decodes() {
+        Outcome::Object(object)
+    } else {
+        Outcome::Undecodable {
+            key: Key::Policy(id),
+            fallback: Some(object),
+        }
+    };
+    Converted {
+        version: Some(Version::of(value)),
+        ..report.finish(outcome)
     }
-    report.finish(Outcome::Undecodable {
-        key: Key::Policy(id),
-        fallback: Some(object),
-    })
 }

@@ -92,6 +92,7 @@ impl Report {
         Converted {
             outcome,
             diagnostics: self.diagnostics,
+            version: None,
         }
     }
 

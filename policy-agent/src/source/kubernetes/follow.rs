@@ -168,6 +168,7 @@ impl Follower {
             key,
             is,
             diagnostics: converted.diagnostics,
+            version: converted.version,
         }))
     }
 }

@@ -53,6 +53,7 @@ impl Merge {
                 key,
                 is,
                 diagnostics,
+                version: _,
             }) => {
                 self.note(feed, &key, diagnostics);
                 let stored = in_force(&key, store);
@@ -81,6 +82,7 @@ impl Merge {
             key,
             is,
             diagnostics,
+            version: _,
         } in list
         {
             self.note(feed, &key, diagnostics);

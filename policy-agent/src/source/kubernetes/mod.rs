@@ -15,7 +15,8 @@
 //!   around objects.
 //! - `follow`: lists and watches in their order, pure; `task`: the same over a
 //!   connection, with all that can go wrong; `backoff`: how long to wait then.
-//! - `told`: what goes to the loop; `merge`: what becomes of it there.
+//! - `told`: what goes to the loop; `merge`: what becomes of it there;
+//!   `versions`: which versions of policies that is.
 
 mod backoff;
 mod connect;
@@ -27,6 +28,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod told;
+mod versions;
 mod wire;
 
 use std::cell::RefCell;
@@ -34,9 +36,11 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use policy_core::diagnostic::{Diagnostic, Severity};
 use policy_core::engine::Engine;
+use policy_core::store::SourceEvent;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
@@ -49,6 +53,8 @@ use connect::Connection;
 use merge::Merge;
 use task::{Shared, Task};
 use told::Report;
+
+use crate::source::version::Versions;
 
 /// Reports that wait for the loop at most; then the tasks wait, and the server
 /// with them.
@@ -63,6 +69,17 @@ pub struct Options {
     pub node: Arc<str>,
     /// How long to wait for what.
     pub pace: Pace,
+}
+
+/// What was applied.
+#[derive(Debug)]
+pub struct News<'e> {
+    /// When it was read from the server.
+    pub at: Instant,
+    /// What it is for the store.
+    pub events: &'e [SourceEvent],
+    /// Which versions of policies these are.
+    pub versions: Versions,
 }
 
 /// A cluster that is watched.
@@ -172,11 +189,12 @@ impl Cluster {
         Ok(())
     }
 
-    /// Applies what has come; true if objects were told.
-    pub fn apply(&mut self, engine: &mut Engine) -> bool {
+    /// Applies what has come, and says what it was; true if objects were told.
+    pub fn apply(&mut self, engine: &mut Engine, mut heard: impl FnMut(News<'_>)) -> bool {
         let mut news = false;
         for report in self.inbox.drain(..) {
             let Report {
+                at,
                 feed,
                 told,
                 state,
@@ -184,7 +202,13 @@ impl Cluster {
             } = report;
             for told in told {
                 news = true;
+                let versions = versions::news(feed, &told, engine.store());
                 let events = self.merge.take(feed, told, engine.store());
+                heard(News {
+                    at,
+                    events: &events,
+                    versions,
+                });
                 engine.apply(events);
             }
             self.states.insert(feed, state);

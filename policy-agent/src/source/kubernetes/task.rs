@@ -221,6 +221,7 @@ impl Task {
 
     async fn report(&mut self, told: Vec<Told>) -> ControlFlow<()> {
         let report = Report {
+            at: Instant::now(),
             feed: self.feed,
             told,
             state: self.state.clone(),

@@ -9,6 +9,7 @@ use policy_core::diagnostic::Diagnostic;
 use policy_core::store::{Key, Object};
 
 use super::feed::Feed;
+use crate::source::version::Version;
 
 /// What became of one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub(super) struct Listed {
     pub(super) is: Is,
     /// What is wrong with it.
     pub(super) diagnostics: Vec<Diagnostic>,
+    /// Which version of it that is, of a policy.
+    pub(super) version: Option<Version>,
 }
 
 /// What an object is.
@@ -60,6 +63,8 @@ pub struct FeedState {
 /// What a feed hands over at once.
 #[derive(Debug)]
 pub(super) struct Report {
+    /// When it was read.
+    pub(super) at: Instant,
     pub(super) feed: Feed,
     pub(super) told: Vec<Told>,
     /// How it is after that.

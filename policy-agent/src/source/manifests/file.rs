@@ -5,6 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use policy_core::diagnostic::{Diagnostic, Severity};
@@ -16,6 +17,7 @@ use super::documents::SyntaxError;
 use super::inode::Stamp;
 use super::writers::{self, Writers};
 use crate::source::convert::{Names, Outcome, Unused, convert};
+use crate::source::version::Version;
 
 /// Largest file that is read, in bytes: a folder of manifests for 100,000 pods is
 /// about a fifth of it.
@@ -28,6 +30,8 @@ pub(super) struct Definition {
     pub(super) key: Key,
     /// What is said of it.
     pub(super) claim: Claim,
+    /// Which version of it that is; `None`: no policy, or nothing new is known.
+    pub(super) version: Option<Arc<Version>>,
 }
 
 /// What a file says about an object.
@@ -161,15 +165,18 @@ impl Gather {
                     diagnostic
                 });
                 contents.diagnostics.extend(found);
+                let version = converted.version.map(Arc::new);
                 match converted.outcome {
                     Outcome::Object(object) => contents.definitions.push(Definition {
                         key: object.key(),
                         claim: Claim::Is(object),
+                        version,
                     }),
                     Outcome::Undecodable { key, fallback } => {
                         contents.definitions.push(Definition {
                             key,
                             claim: Claim::Stays(fallback),
+                            version,
                         });
                     }
                     Outcome::Nameless => contents.obscure = true,

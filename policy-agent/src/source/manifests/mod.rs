@@ -17,6 +17,7 @@ mod scan;
 mod state;
 #[cfg(test)]
 mod tests;
+mod versions;
 mod walk;
 mod watch;
 mod writers;
@@ -27,6 +28,7 @@ use std::time::Duration;
 use policy_core::diagnostic::{Diagnostic, Severity};
 use policy_core::store::SourceEvent;
 
+use crate::source::version::Versions;
 use scan::{Scan, Scanner};
 use state::ManifestState;
 use watch::Watch;
@@ -36,6 +38,8 @@ use watch::Watch;
 pub struct Update {
     /// What is different since the last look; to be applied as one change.
     pub events: Vec<SourceEvent>,
+    /// Which versions of policies these are, as far as that is different.
+    pub versions: Versions,
     /// Everything that is wrong now, sorted.
     pub diagnostics: Vec<Diagnostic>,
     /// Something could not be read or understood, and may hold any object: what

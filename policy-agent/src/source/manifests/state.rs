@@ -18,6 +18,7 @@ use policy_core::store::{Key, Kind, Object, SourceEvent};
 use super::Update;
 use super::file::{Claim, Contents, Definition};
 use super::scan::{FileState, Scan};
+use super::versions::Told;
 
 /// What is in force, and which file said so.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -26,6 +27,7 @@ pub(super) struct ManifestState {
     in_force: BTreeMap<Key, Object>,
     /// A first look at every root has succeeded.
     listed: bool,
+    told: Told,
 }
 
 /// Every kind that files can hold.
@@ -61,6 +63,7 @@ impl ManifestState {
         if !self.listed && scan.root_missing() {
             return Update {
                 events: Vec::new(),
+                versions: Vec::new(),
                 diagnostics,
                 partial: true,
             };
@@ -72,8 +75,12 @@ impl ManifestState {
         };
         self.listed = true;
         self.in_force = wanted;
+        let versions = self
+            .told
+            .news(self.files.values().flatten(), &self.in_force);
         Update {
             events,
+            versions,
             diagnostics,
             partial: false,
         }
@@ -246,6 +253,7 @@ fn stays(held: Vec<Definition>) -> Vec<Definition> {
         Definition {
             key: definition.key,
             claim: Claim::Stays(fallback),
+            version: None,
         }
     });
     stay.collect()

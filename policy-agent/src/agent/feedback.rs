@@ -1,0 +1,379 @@
+//! What a change means for people: how long it took, which versions are in force,
+//! which pods ran without their policies, whether the agent is ready.
+//!
+//! Looks at the agent's state after each change and decides nothing. Whoever is
+//! asked (`http`, `report`, `monitor`) reads what is left here.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use policy_common::abi::Direction;
+use policy_core::diagnostic::{Diagnostic, Severity};
+use policy_core::store::{Key, Kind, Object, SourceEvent, Store};
+use prometheus_client::registry::Registry;
+
+use super::generations::{Endpoint, Generations};
+use super::health::{Health, Pulse, health};
+use super::http::{Answers, HttpAddress, Server};
+use super::kernel_metrics::KernelMetrics;
+use super::metrics::{Metrics, Stage, observe, raise, severity_label, shown};
+use super::monitor::Monitors;
+use super::report::isolating;
+use super::setup::{Found, Seen, Setup};
+use super::state::{Outcome, State};
+use crate::datapath::Pins;
+use crate::datapath::sweep::Swept;
+
+/// The kinds of objects that sources tell of, by the label `kind`.
+const KINDS: [&str; 6] = [
+    "Pod",
+    "Namespace",
+    "Node",
+    "Service",
+    "EndpointSlice",
+    "NetworkPolicy",
+];
+
+/// What is kept for people.
+#[derive(Debug)]
+pub(super) struct Feedback {
+    pub(super) metrics: Metrics,
+    pub(super) generations: Generations,
+    pub(super) monitors: Monitors,
+    setup: Setup,
+    heard: Heard,
+    pulse: Pulse,
+    /// Until somebody is served: what he needs.
+    unserved: Option<(Registry, Health)>,
+    server: Option<Server>,
+}
+
+/// Since when something is known that is not in force yet.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Heard {
+    policy: Option<Instant>,
+    peer: Option<Instant>,
+}
+
+impl Default for Feedback {
+    fn default() -> Self {
+        let (metrics, registry) = Metrics::new(&KINDS);
+        let (pulse, health) = health(Instant::now());
+        Self {
+            metrics,
+            generations: Generations::default(),
+            monitors: Monitors::default(),
+            setup: Setup::default(),
+            heard: Heard::default(),
+            pulse,
+            unserved: Some((registry, health)),
+            server: None,
+        }
+    }
+}
+
+impl Feedback {
+    /// Serves health and metrics from now on.
+    pub(super) fn serve(&mut self, address: HttpAddress, pins: &Pins) -> io::Result<()> {
+        if let HttpAddress::At(address) = address
+            && let Some((mut registry, health)) = self.unserved.take()
+        {
+            let kernel = KernelMetrics::new(pins.clone(), self.metrics.clone(), &mut registry);
+            let answers = Answers::new(health, registry, kernel);
+            self.server = Some(Server::start(address, answers)?);
+        }
+        Ok(())
+    }
+
+    /// Why nobody is served who should be.
+    pub(super) fn problem(&self) -> Option<Diagnostic> {
+        self.server.as_ref()?.problem()
+    }
+
+    /// A source told this at a time; what follows from it is not in force yet.
+    pub(super) fn heard(&mut self, events: &[SourceEvent], node: &Arc<str>, at: Instant) {
+        self.heard.hear(events, node, at);
+    }
+
+    /// The sweeper of connection records has been round.
+    pub(super) fn swept(&self, swept: &Swept) {
+        let removed = u64::try_from(swept.removed).unwrap_or(u64::MAX);
+        self.metrics.removed_connections.inc_by(removed);
+    }
+}
+
+impl Heard {
+    fn hear(&mut self, events: &[SourceEvent], node: &Arc<str>, at: Instant) {
+        for event in events {
+            match cause(event, node) {
+                Some(Cause::Policy) => self.policy.get_or_insert(at),
+                Some(Cause::Peer) => self.peer.get_or_insert(at),
+                None => continue,
+            };
+        }
+    }
+}
+
+/// What an event is about, for those who wait for its effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    Policy,
+    /// A pod elsewhere, a namespace, a node, a Service. (A pod of this node is
+    /// waited for by name: see `setup`.)
+    Peer,
+}
+
+fn cause(event: &SourceEvent, node: &Arc<str>) -> Option<Cause> {
+    let kind = match event {
+        SourceEvent::Apply(Object::Pod(pod)) | SourceEvent::Item(Object::Pod(pod)) => {
+            let is_local = pod.node.as_ref().is_none_or(|of| of == node);
+            return (!is_local).then_some(Cause::Peer);
+        }
+        SourceEvent::Apply(object) | SourceEvent::Item(object) => object.kind(),
+        SourceEvent::Delete(Key::Pod(_)) => return Some(Cause::Peer),
+        SourceEvent::Delete(key) => key.kind(),
+        SourceEvent::Begin(_) | SourceEvent::End(_) => return None,
+    };
+    Some(match kind {
+        Kind::Policy(_) => Cause::Policy,
+        _ => Cause::Peer,
+    })
+}
+
+impl State {
+    /// Puts in force what the sources say. Quick where nothing is different.
+    pub(super) fn reconcile(&mut self) -> Outcome {
+        let outcome = self.put_in_force();
+        let now = Instant::now();
+        match outcome.retry {
+            Some(false) => self.completed(now),
+            Some(true) if self.failure.is_some() => {
+                self.feedback.metrics.failures.inc();
+            }
+            _ => {}
+        }
+        if outcome.retry.is_some() {
+            self.look_at_pods(now);
+        }
+        outcome
+    }
+
+    /// All that was heard is in force, as far as it can be.
+    fn completed(&mut self, now: Instant) {
+        let feedback = &mut self.feedback;
+        let metrics = &feedback.metrics;
+        for (since, histogram) in [
+            (feedback.heard.policy.take(), &metrics.programming),
+            (feedback.heard.peer.take(), &metrics.propagation),
+        ] {
+            if let Some(since) = since {
+                observe(histogram, now.saturating_duration_since(since));
+            }
+        }
+        if !feedback.generations.is_pending() {
+            return;
+        }
+        let desired = self.engine.desired();
+        let programmed = &self.programmed;
+        let endpoints = desired.endpoints.iter().filter_map(|(pod, spec)| {
+            // Without an interface there is nothing to put policies on.
+            let current = programmed.get(pod)?.current;
+            let ingress = spec
+                .ingress
+                .map(|policy| isolating(desired, policy, Direction::Ingress));
+            let egress = spec
+                .egress
+                .map(|policy| isolating(desired, policy, Direction::Egress));
+            Some(Endpoint {
+                pod,
+                current,
+                policies: ingress.into_iter().chain(egress).flatten().collect(),
+            })
+        });
+        feedback.generations.completed(endpoints);
+    }
+
+    /// Which pods wait for their policies, and which have them now.
+    fn look_at_pods(&mut self, now: Instant) {
+        let desired = self.engine.desired();
+        let interfaces = &self.assignment.interfaces;
+        let programmed = &self.programmed;
+        let pods: Vec<Seen> = desired
+            .endpoints
+            .iter()
+            .map(|(pod, spec)| {
+                let id = (pod.clone(), spec.uid.clone());
+                Seen {
+                    interfaces: interfaces.get(&id).into_iter().flatten().copied().collect(),
+                    pod: id,
+                    isolated: spec.ingress.is_some() || spec.egress.is_some(),
+                    in_force: programmed.get(pod).is_some_and(|now| now.current),
+                }
+            })
+            .collect();
+        let attached = &self.planner.mirror().attached;
+        let found = self.feedback.setup.look(
+            &pods,
+            self.snapshot.links.keys().copied(),
+            |index| attached.contains(&index),
+            now,
+        );
+        self.tell_of_pods(&found);
+    }
+
+    fn tell_of_pods(&self, found: &Found) {
+        let metrics = &self.feedback.metrics;
+        for waited in &found.set_up {
+            observe(&metrics.setup, *waited);
+        }
+        metrics.unprotected.set(shown(found.unprotected));
+        for ((pod, uid), window) in &found.were_unprotected {
+            metrics.unprotected_starts.inc();
+            metrics.unprotected_seconds.inc_by(window.as_secs_f64());
+            self.lines.write(&serde_json::json!({
+                "type": "unprotected",
+                "pod": pod.to_string(),
+                "uid": **uid,
+                "seconds": window.as_secs_f64(),
+            }));
+        }
+    }
+
+    /// The loop has turned: what is cheap to tell is told.
+    pub(super) fn turned(&self) {
+        let Feedback {
+            metrics,
+            monitors,
+            pulse,
+            ..
+        } = &self.feedback;
+        pulse.beat(Instant::now());
+        pulse.tell(self.missing());
+        raise(&metrics.changes, self.changes);
+        raise(&metrics.repairs, self.repairs);
+        metrics.lost_so_far(Stage::Stdout, self.lines.lost());
+        metrics.lost_so_far(Stage::Monitor, monitors.lost());
+        metrics.endpoints.set(shown(self.programmed.len()));
+        metrics.not_programmed.set(shown(self.not_programmed()));
+        metrics.held.set(shown(self.held.len()));
+    }
+
+    /// Every few seconds: what takes longer to tell.
+    pub(super) fn took_stock(&mut self, extra: &[Diagnostic]) {
+        let mut diagnostics = self.diagnostics();
+        diagnostics.extend_from_slice(extra);
+        let metrics = &self.feedback.metrics;
+        for severity in [Severity::Info, Severity::Warning, Severity::Error] {
+            let of = diagnostics.iter().filter(|d| d.severity == severity);
+            let gauge = metrics.diagnostics.get_or_create(&severity_label(severity));
+            gauge.set(shown(of.count()));
+        }
+        metrics.monitors.set(shown(self.feedback.monitors.count()));
+        let store = self.engine.store();
+        for name in KINDS {
+            let (kind, count) = known(store, name);
+            let label = [("kind", name)];
+            let synced = i64::from(store.is_ready(&kind));
+            metrics.synced.get_or_create(&label).set(synced);
+            metrics.objects.get_or_create(&label).set(shown(count));
+        }
+    }
+
+    fn not_programmed(&self) -> usize {
+        let programmed = self.programmed.values();
+        programmed.filter(|programmed| !programmed.current).count()
+    }
+
+    /// What is missing for the agent to be ready.
+    fn missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        if !self.synced {
+            missing.push("not every kind of object was read completely yet".to_owned());
+        }
+        if !self.healthy() {
+            missing.push("the kernel or its interfaces cannot be reached: see status".to_owned());
+        }
+        match self.not_programmed() {
+            0 => {}
+            pods => missing.push(format!(
+                "{pods} pods have not the policies that they should"
+            )),
+        }
+        missing
+    }
+}
+
+/// A kind, and how many of it are known.
+fn known(store: &Store, name: &'static str) -> (Kind, usize) {
+    match name {
+        "Pod" => (Kind::Pod, store.pods().len()),
+        "Namespace" => (Kind::Namespace, store.namespaces().count()),
+        "Node" => (Kind::Node, store.nodes().len()),
+        "Service" => (Kind::Service, store.services().len()),
+        "EndpointSlice" => (Kind::EndpointSlice, store.slices().len()),
+        other => {
+            let of_kind = store.policies().keys().filter(|id| &*id.kind == other);
+            (Kind::Policy(other.into()), of_kind.count())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use policy_core::desired::PodRef;
+    use policy_core::model::Pod;
+
+    use super::*;
+
+    fn pod(node: Option<&str>) -> Object {
+        Object::Pod(Arc::new(Pod {
+            namespace: "shop".into(),
+            name: "web".into(),
+            uid: "".into(),
+            created: 0,
+            labels: std::iter::empty::<(Arc<str>, Arc<str>)>().collect(),
+            node: node.map(Into::into),
+            host_network: false,
+            finished: false,
+            ipv4: None,
+            ipv6: None,
+            ports: Vec::new(),
+        }))
+    }
+
+    #[test]
+    fn news_of_other_nodes_pods_is_waited_for_as_news_of_peers_and_own_pods_by_name() {
+        let node: Arc<str> = "node-1".into();
+        let apply = |of| SourceEvent::Apply(pod(of));
+        assert_eq!(cause(&apply(Some("node-2")), &node), Some(Cause::Peer));
+        assert_eq!(cause(&apply(Some("node-1")), &node), None);
+        assert_eq!(cause(&apply(None), &node), None);
+        let gone = SourceEvent::Delete(Key::Pod(PodRef {
+            namespace: "shop".into(),
+            name: "web".into(),
+        }));
+        assert_eq!(cause(&gone, &node), Some(Cause::Peer));
+        let policies = Kind::Policy("NetworkPolicy".into());
+        assert_eq!(cause(&SourceEvent::End(policies), &node), None);
+        let namespace = SourceEvent::Delete(Key::Namespace("shop".into()));
+        assert_eq!(cause(&namespace, &node), Some(Cause::Peer));
+    }
+
+    #[test]
+    fn what_is_waited_for_counts_from_the_first_news_of_it() {
+        let node: Arc<str> = "node-1".into();
+        let first = Instant::now();
+        let later = first + Duration::from_secs(1);
+        let mut heard = Heard::default();
+        heard.hear(&[SourceEvent::Apply(pod(Some("node-2")))], &node, first);
+        heard.hear(&[SourceEvent::Apply(pod(Some("node-2")))], &node, later);
+        let since = Heard {
+            policy: None,
+            peer: Some(first),
+        };
+        assert_eq!(heard, since);
+    }
+}
