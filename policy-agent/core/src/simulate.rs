@@ -2,10 +2,11 @@
 //!
 //! The tables are those that the node of each end would have, and they are asked
 //! by the code that the kernel runs; see [`tables`]. Here is only what the
-//! datapath knows from elsewhere: whose an address is, and that a node reaches
-//! its own pods.
+//! datapath knows from elsewhere: whose an address is, that a node reaches its own
+//! pods, and where a Service leads ([`route`]).
 
 pub mod question;
+mod route;
 pub mod tables;
 
 use std::collections::HashMap;
@@ -19,9 +20,10 @@ use serde::Serialize;
 
 pub use question::{Family, Packet, Port, Question, QuestionError, Who};
 
-use crate::desired::{PodRef, Provenance};
+use crate::desired::{Backend, PodRef, Provenance};
 use crate::engine::{NodeContext, build};
 use crate::store::Store;
+use route::{Leg, Route, Routes};
 use tables::NodeTables;
 
 /// Whether a connection may be opened.
@@ -32,6 +34,9 @@ pub enum Verdict {
     Allow,
     /// It may not: its packets vanish.
     Deny,
+    /// It may to some endpoints of a Service, and to others not: it depends on
+    /// which is chosen.
+    Depends,
 }
 
 impl Verdict {
@@ -51,6 +56,8 @@ pub enum Reason {
     Isolated,
     /// The other end is the pod's own node.
     OwnNode,
+    /// The Service has no endpoints: there is nobody whom policy could allow.
+    NoEndpoints,
     /// No rule of the policies that apply decides.
     NoRule,
     /// The tables lack something; never, unless there is a defect.
@@ -64,6 +71,7 @@ impl fmt::Display for Reason {
             Self::Rule => "a rule matches",
             Self::Isolated => "isolated, and no rule allows it",
             Self::OwnNode => "the peer is the pod's own node",
+            Self::NoEndpoints => "the Service has no endpoints",
             Self::NoRule => "no rule matches, and nothing isolates",
             Self::Defect => "the tables are incomplete",
         })
@@ -102,13 +110,61 @@ pub struct Answer {
     pub egress: Option<SideAnswer>,
     /// What the receiver's policies say, likewise.
     pub ingress: Option<SideAnswer>,
+    /// Where the destination is translated: what becomes of a connection to each
+    /// endpoint. The sides above are those of the first one, and `None` where
+    /// endpoints differ.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub backends: Vec<BackendAnswer>,
+}
+
+/// What becomes of a connection that is translated to one endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BackendAnswer {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// The pod that it is, as `namespace/name`.
+    pub pod: Option<String>,
+    /// Whether both sides allow it.
+    pub verdict: Verdict,
+    /// Why, in a few words.
+    pub reason: String,
+    /// What the sender's policies say.
+    pub egress: Option<SideAnswer>,
+    /// What the receiver's policies say.
+    pub ingress: Option<SideAnswer>,
 }
 
 /// Answers questions about a set of objects.
 #[derive(Debug)]
 pub struct Simulator<'s> {
     store: &'s Store,
+    routes: Routes<'s>,
     nodes: HashMap<Arc<str>, Node>,
+}
+
+/// What one side's policies are asked.
+#[derive(Debug)]
+struct Asked {
+    /// The other end.
+    peer: IpAddr,
+    protocol: u8,
+    /// Destination port.
+    port: u16,
+    /// It comes in the name of a node that did not send it: that node's rights are
+    /// not its.
+    forwarded: bool,
+}
+
+/// An answer that no policy gives.
+fn plain(verdict: Verdict, reason: Reason) -> SideAnswer {
+    SideAnswer {
+        verdict,
+        reason,
+        policies: Vec::new(),
+        rule: None,
+    }
 }
 
 /// A node that has been asked about.
@@ -123,6 +179,7 @@ impl<'s> Simulator<'s> {
     pub fn new(store: &'s Store) -> Self {
         Self {
             store,
+            routes: Routes::new(store),
             nodes: HashMap::new(),
         }
     }
@@ -137,8 +194,88 @@ impl<'s> Simulator<'s> {
 
     /// What becomes of a connection that this packet opens.
     pub fn judge(&mut self, packet: &Packet) -> Answer {
+        match self.routes.find(self.store, packet) {
+            None => {
+                let at = Backend {
+                    address: packet.destination,
+                    port: packet.port,
+                };
+                self.way(packet, &Leg::plain(packet.source, at))
+            }
+            Some(route) => self.judge_route(packet, &route),
+        }
+    }
+
+    /// What becomes of it by any of several ways.
+    fn judge_route(&mut self, packet: &Packet, route: &Route) -> Answer {
+        let names: Vec<_> = route.services.iter().map(ToString::to_string).collect();
+        let service = format!("Service {}", names.join(" and "));
+        if route.legs.is_empty() {
+            return self.judge_nowhere(packet, &service);
+        }
+        let ways = route.legs.iter().map(|leg| {
+            let answer = self.way(packet, leg);
+            let pod = self.store.owner(leg.backend.address);
+            BackendAnswer {
+                address: leg.backend.address,
+                port: leg.backend.port,
+                pod: pod.map(ToString::to_string),
+                verdict: answer.verdict,
+                reason: answer.reason,
+                egress: answer.egress,
+                ingress: answer.ingress,
+            }
+        });
+        let backends: Vec<_> = ways.collect();
+        let allowed = backends.iter().filter(|b| b.verdict == Verdict::Allow);
+        let (allowed, all) = (allowed.count(), backends.len());
+        let first = &backends[0];
+        if allowed != 0 && allowed != all {
+            return Answer {
+                verdict: Verdict::Depends,
+                reason: format!("{service}: {allowed} of {all} endpoints may be reached"),
+                egress: None,
+                ingress: None,
+                backends,
+            };
+        }
+        Answer {
+            verdict: first.verdict,
+            reason: format!("{service}: {}", first.reason),
+            egress: first.egress.clone(),
+            ingress: first.ingress.clone(),
+            backends,
+        }
+    }
+
+    /// What becomes of it where a Service leads nowhere: nothing, whether or not
+    /// anything isolates the sender.
+    fn judge_nowhere(&mut self, packet: &Packet, service: &str) -> Answer {
         let sender = self.store.owner(packet.source);
-        let receiver = self.store.owner(packet.destination);
+        let isolated = |node: &mut Node, pod| {
+            let endpoint = node.tables.desired.endpoints.get(pod);
+            endpoint.is_some_and(|endpoint| endpoint.egress.is_some())
+        };
+        let egress = sender.map(|pod| {
+            if isolated(self.node_of(pod), pod) {
+                plain(Verdict::Deny, Reason::NoEndpoints)
+            } else {
+                plain(Verdict::Allow, Reason::NotIsolated)
+            }
+        });
+        Answer {
+            verdict: Verdict::Deny,
+            reason: format!("{service}: {}", Reason::NoEndpoints),
+            egress,
+            ingress: None,
+            backends: Vec::new(),
+        }
+    }
+
+    /// What becomes of it by one way.
+    fn way(&mut self, packet: &Packet, leg: &Leg) -> Answer {
+        let sender = self.store.owner(packet.source);
+        let receiver = self.store.owner(leg.backend.address);
         if sender.is_some() && sender == receiver {
             // It never leaves the pod; through a Service it comes back to it.
             return Answer {
@@ -146,11 +283,27 @@ impl<'s> Simulator<'s> {
                 reason: "a pod reaches itself".to_owned(),
                 egress: None,
                 ingress: None,
+                backends: Vec::new(),
             };
         }
-        let egress =
-            sender.map(|pod| self.side(pod, Direction::Egress, packet.destination, packet));
-        let ingress = receiver.map(|pod| self.side(pod, Direction::Ingress, packet.source, packet));
+        let egress = sender.map(|pod| {
+            let asked = Asked {
+                peer: leg.egress.address,
+                protocol: packet.protocol,
+                port: leg.egress.port,
+                forwarded: false,
+            };
+            self.side(pod, Direction::Egress, &asked)
+        });
+        let ingress = receiver.map(|pod| {
+            let asked = Asked {
+                peer: leg.source,
+                protocol: packet.protocol,
+                port: leg.backend.port,
+                forwarded: leg.source != packet.source,
+            };
+            self.side(pod, Direction::Ingress, &asked)
+        });
         let sides = [("egress", sender, &egress), ("ingress", receiver, &ingress)];
         let denied = |side: &Option<SideAnswer>| {
             side.as_ref()
@@ -178,23 +331,14 @@ impl<'s> Simulator<'s> {
             }),
             egress,
             ingress,
+            backends: Vec::new(),
         }
     }
 
     /// What the policies of `subject` say to a peer.
-    fn side(
-        &mut self,
-        subject: &PodRef,
-        direction: Direction,
-        peer: IpAddr,
-        packet: &Packet,
-    ) -> SideAnswer {
-        let answer = |verdict, reason| SideAnswer {
-            verdict,
-            reason,
-            policies: Vec::new(),
-            rule: None,
-        };
+    fn side(&mut self, subject: &PodRef, direction: Direction, asked: &Asked) -> SideAnswer {
+        let answer = plain;
+        let peer = asked.peer;
         let node = self.node_of(subject);
         let endpoint = node.tables.desired.endpoints.get(subject);
         let policy = endpoint.map(|endpoint| match direction {
@@ -206,7 +350,8 @@ impl<'s> Simulator<'s> {
             Some(None) => return answer(Verdict::Allow, Reason::NotIsolated),
             None => return answer(Verdict::Deny, Reason::Defect),
         };
-        if direction == Direction::Ingress && node.context.addresses.contains(&peer) {
+        let own = node.context.addresses.contains(&peer) && !asked.forwarded;
+        if direction == Direction::Ingress && own {
             // The datapath lets the node's own packets in before it asks.
             return answer(Verdict::Allow, Reason::OwnNode);
         }
@@ -214,7 +359,7 @@ impl<'s> Simulator<'s> {
             return answer(Verdict::Deny, Reason::Defect);
         };
         let class = node.tables.identities.class(peer);
-        let judgement = table.judge(class, packet.protocol, packet.port);
+        let judgement = table.judge(class, asked.protocol, asked.port);
         let verdict = Verdict::from_bool(judgement.allows());
         if judgement
             .denied

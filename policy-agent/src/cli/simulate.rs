@@ -1,6 +1,7 @@
 //! `simulate`: verdicts from manifests alone.
 
 use std::io::Read;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -12,7 +13,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::output::{Format, print, write};
-use super::{DONE, NO, OutputArg, USAGE, probe};
+use super::{DONE, NO, OutputArg, UNDECIDED, USAGE, probe};
 use crate::source::manifests;
 
 /// Arguments of `simulate`.
@@ -105,6 +106,7 @@ fn one(simulator: &mut Simulator<'_>, args: &SimulateArgs) -> anyhow::Result<u8>
             Ok(match answer.verdict {
                 Verdict::Allow => DONE,
                 Verdict::Deny => NO,
+                Verdict::Depends => UNDECIDED,
             })
         }
         Err(error) => {
@@ -145,14 +147,19 @@ fn question(args: &SimulateArgs) -> Result<Question, String> {
     })
 }
 
+fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Allow => "allow",
+        Verdict::Deny => "deny",
+        Verdict::Depends => "depends",
+    }
+}
+
 fn table(answer: &Answer) -> String {
     let side = |name: &str, side: &Option<SideAnswer>| match side {
         None => format!("  {name}: not judged\n"),
         Some(side) => {
-            let verdict = match side.verdict {
-                Verdict::Allow => "allow",
-                Verdict::Deny => "deny",
-            };
+            let verdict = word(side.verdict);
             let by = if side.policies.is_empty() {
                 String::new()
             } else {
@@ -166,16 +173,24 @@ fn table(answer: &Answer) -> String {
             format!("  {name}: {verdict}, {}{by}{rule}\n", side.reason)
         }
     };
-    let verdict = match answer.verdict {
-        Verdict::Allow => "ALLOW",
-        Verdict::Deny => "DENY",
+    let sides = |egress, ingress| {
+        let egress = side("egress of the sender", egress);
+        egress + &side("ingress of the receiver", ingress)
     };
-    format!(
-        "{verdict}: {}\n{}{}",
-        answer.reason,
-        side("egress of the sender", &answer.egress),
-        side("ingress of the receiver", &answer.ingress)
-    )
+    let verdict = word(answer.verdict).to_uppercase();
+    let mut text = format!("{verdict}: {}\n", answer.reason);
+    if answer.backends.is_empty() {
+        return text + &sides(&answer.egress, &answer.ingress);
+    }
+    for backend in &answer.backends {
+        let at = SocketAddr::new(backend.address, backend.port);
+        let who = backend.pod.as_ref();
+        let who = who.map_or(String::new(), |pod| format!(" ({pod})"));
+        let (verdict, reason) = (word(backend.verdict), &backend.reason);
+        text += &format!("{at}{who}: {verdict}, {reason}\n");
+        text += &sides(&backend.egress, &backend.ingress);
+    }
+    text
 }
 
 /// An answer beside the fields of its probe.

@@ -1,11 +1,15 @@
 //! Operations in, maps out.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use policy_agent::datapath::apply::{OpError, monotonic_ns};
 use policy_common::abi::{
-    config::{FLAG_CIDR4, FLAG_CIDR6, FLAG_ENFORCE_OFF},
+    config::{FLAG_CIDR4, FLAG_CIDR6, FLAG_EGRESS, FLAG_ENFORCE_OFF, FLAG_SERVICES},
+    endpoint::PolicyWord,
     maps::{IFINDEX_ENTRIES, IFINDEX_MORE_ENTRIES},
     policy::{ACTION_ALLOW, Interval, PolicyKey, PortSet},
+    service::{Svc, SvcKey},
 };
 use policy_core::{ops::Op, plan::Mirror};
 
@@ -18,6 +22,44 @@ fn host(address: &str, identity: u32, node: bool) -> Op {
         node,
         slot: 0,
     }
+}
+
+/// The address of a pod of this node.
+fn local(address: &str, identity: u32, slot: u32) -> Op {
+    Op::Host {
+        address: address.parse().unwrap(),
+        identity,
+        node: false,
+        slot,
+    }
+}
+
+/// TCP port 80 of an address.
+fn service_key(address: &str) -> SvcKey {
+    let address: IpAddr = address.parse().unwrap();
+    let (octets, family) = match address {
+        IpAddr::V4(v4) => (v4.to_ipv6_mapped().octets(), 4),
+        IpAddr::V6(v6) => (v6.octets(), 6),
+    };
+    SvcKey {
+        address: octets,
+        port: 80,
+        protocol: 6,
+        family,
+    }
+}
+
+fn service(address: &str, pairs: &[(u32, u16)]) -> Op {
+    let mut value = Svc {
+        key: service_key(address),
+        flags: 0,
+        count: u32::try_from(pairs.len()).unwrap(),
+        backends: Default::default(),
+    };
+    for (backend, (identity, port)) in value.backends.iter_mut().zip(pairs) {
+        (backend.identity, backend.port) = (*identity, *port);
+    }
+    Op::Service { value }
 }
 
 fn prefix(prefix: &str, identity: u32) -> Op {
@@ -71,6 +113,10 @@ fn what_is_applied_reads_back_equal() {
             host("fd00::9", 5, false),
             host("fd00::1", 0, true),
             host("10.0.0.10", 6, false),
+            local("10.0.0.2", 0, SLOT),
+            local("fd00::2", 6, 4_095),
+            service("10.96.0.1", &[(5, 8080), (6, 8081)]),
+            service("fd00:96::1", &[]),
             prefix("192.168.0.0/16", 7),
             prefix("192.168.3.0/24", 8),
             prefix("0.0.0.0/0", 9),
@@ -99,6 +145,9 @@ fn what_is_applied_reads_back_equal() {
             },
             Op::DeleteHost {
                 address: "fd00::9".parse().unwrap(),
+            },
+            Op::DeleteService {
+                key: service_key("10.96.0.1"),
             },
             delete_prefix("192.168.3.0/24"),
             delete_prefix("2001:db8::/32"),
@@ -313,5 +362,42 @@ fn words_come_back_with_the_time_of_their_store() {
         let older = datapath.apply(&[store(4)]);
         assert!(older.failure.is_none());
         assert_eq!(datapath.maps().config().generation, 6, "never set back");
+    });
+}
+
+#[test]
+fn programs_look_at_services_and_senders_only_while_there_are_some() {
+    on_bed(|bed| {
+        let datapath = bed.open();
+        let flags = || datapath.maps().config().flags & (FLAG_SERVICES | FLAG_EGRESS);
+        assert_eq!(flags(), 0);
+        apply(&datapath, &bed.pod());
+        assert_eq!(flags(), FLAG_EGRESS, "the pod's egress is isolated");
+        apply(
+            &datapath,
+            &[service("10.96.0.1", &[]), service("10.96.0.2", &[])],
+        );
+        assert_eq!(flags(), FLAG_EGRESS | FLAG_SERVICES);
+        let delete = |address| Op::DeleteService {
+            key: service_key(address),
+        };
+        apply(&datapath, &[delete("10.96.0.1")]);
+        assert_eq!(flags(), FLAG_EGRESS | FLAG_SERVICES);
+        let ingress_only = Op::Word {
+            slot: SLOT,
+            word: PolicyWord::new(9, POLICY, 0),
+        };
+        apply(&datapath, &[delete("10.96.0.2"), ingress_only]);
+        assert_eq!(flags(), 0);
+        apply(
+            &datapath,
+            &[Op::Word {
+                slot: SLOT,
+                word: word(10, POLICY),
+            }],
+        );
+        assert_eq!(flags(), FLAG_EGRESS);
+        apply(&datapath, &[Op::DeleteEndpoint { slot: SLOT }]);
+        assert_eq!(flags(), 0);
     });
 }

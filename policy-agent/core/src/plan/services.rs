@@ -161,10 +161,7 @@ pub(super) fn rows(facts: &Facts<'_>, finals: &[Option<Identity>]) -> RowOps {
 }
 
 /// The identity of each backend's address, now and when all is done.
-fn identities(
-    facts: &Facts<'_>,
-    finals: &[Option<Identity>],
-) -> HashMap<IpAddr, [Identity; 2]> {
+fn identities(facts: &Facts<'_>, finals: &[Option<Identity>]) -> HashMap<IpAddr, [Identity; 2]> {
     let prefixes = facts.regions.iter().zip(finals);
     let prefixes = prefixes.filter_map(|(region, identity)| match region.place {
         Place::Prefix(prefix) => Some((prefix, (*identity)?)),

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::desired::{Backend, Backends, Frontend};
-use crate::model::{EndpointSlice, Protocol, Service, ServicePort, SliceEndpoint};
+use crate::model::{EndpointSlice, Service, ServicePort, SliceEndpoint};
 use crate::store::Store;
 
 /// The addresses and ports of a Service, and where they lead from `node`.
@@ -46,23 +46,17 @@ pub fn frontends(
     all
 }
 
-/// The Services that have a node port, by name, and where it leads; from a pod,
-/// all endpoints.
-pub fn node_port(
+/// Where one port of a Service leads, for one IP version; `on`: only to the
+/// endpoints of this node.
+pub fn behind(
     store: &Store,
-    protocol: Protocol,
-    port: u16,
+    service: &Service,
+    port: &ServicePort,
     v6: bool,
-) -> impl Iterator<Item = (&Arc<Service>, Backends)> {
-    let services = store.services().values();
-    services.filter_map(move |service| {
-        let asked = |p: &&ServicePort| (p.protocol, p.node_port) == (protocol, Some(port));
-        let mut ports = service.ports.iter().filter(asked).peekable();
-        ports.peek()?;
-        let slices: Vec<_> = store.slices_of(&service.key()).collect();
-        let all = ports.flat_map(|port| backends(&slices, port, v6, None));
-        Some((service, all.collect()))
-    })
+    on: Option<&str>,
+) -> Backends {
+    let slices: Vec<_> = store.slices_of(&service.key()).collect();
+    backends(&slices, port, v6, on)
 }
 
 /// The endpoints behind a port, of one family; `on`: of this node only.
@@ -76,7 +70,9 @@ fn backends(
         let of_slice = |slice: &&Arc<EndpointSlice>| {
             let ports = slice.ports.iter();
             let ports = ports.filter(|p| (&p.name, p.protocol) == (&port.name, port.protocol));
-            let here = |e: &&SliceEndpoint| on.is_none_or(|node| e.node.as_deref() == Some(node));
+            // As with pods: without a node it is of the one without a name.
+            let of = |e: &SliceEndpoint, node| e.node.as_deref().unwrap_or_default() == node;
+            let here = |e: &&SliceEndpoint| on.is_none_or(|node| of(e, node));
             let endpoints = slice.endpoints.iter().filter(here);
             let endpoints = endpoints.filter(|e| usable(e) && e.address.is_ipv6() == v6);
             let endpoints: Vec<_> = endpoints.map(|e| e.address).collect();

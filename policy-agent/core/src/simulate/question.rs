@@ -7,7 +7,7 @@ use std::sync::Arc;
 use policy_common::abi::protocol;
 
 use crate::desired::PodRef;
-use crate::model::{Pod, Protocol};
+use crate::model::{Pod, Protocol, Service};
 use crate::store::Store;
 
 /// One end of a connection.
@@ -15,7 +15,7 @@ use crate::store::Store;
 pub enum Who {
     /// A pod: it stands for its address of the question's family.
     Pod(PodRef),
-    /// An address, of anybody.
+    /// An address, of anybody: a pod, a node, a Service, the outside.
     Address(IpAddr),
 }
 
@@ -24,7 +24,7 @@ pub enum Who {
 pub enum Port {
     /// This one.
     Number(u16),
-    /// The destination pod's port of this name.
+    /// The destination's port of this name: a pod's or a Service's.
     Name(Arc<str>),
     /// The protocol has none.
     None,
@@ -74,7 +74,7 @@ pub enum QuestionError {
     PortMissing,
     /// The protocol has no ports.
     NoPorts,
-    /// The destination has no port of this name, or is no pod.
+    /// The destination has no port of this name.
     UnknownPort(Arc<str>, Who),
     /// The name stands for several numbers at the destination.
     AmbiguousPort(Arc<str>, Who),
@@ -218,6 +218,15 @@ impl Question {
             .filter(|port| port.protocol == protocol && port.name == *name)
             .map(|port| port.port)
             .collect();
+        if pod.is_none() {
+            let has = |service: &&Arc<Service>| {
+                let mut all = service.cluster_ips.iter().chain(&service.external_ips);
+                all.any(|address| *address == destination)
+            };
+            let ports = store.services().values().filter(has).flat_map(|s| &s.ports);
+            let named = ports.filter(|p| p.protocol == protocol && p.name == *name);
+            numbers.extend(named.map(|port| port.port));
+        }
         numbers.sort_unstable();
         numbers.dedup();
         match numbers[..] {

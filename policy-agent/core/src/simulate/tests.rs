@@ -8,10 +8,11 @@ use crate::model::{Action, NamespaceMatch, Peer, Peers, Pod, Policy, PortMatch, 
 use crate::store::Object;
 use crate::testing::random::{Random, random_event};
 use crate::testing::{
-    ip, namespace, node, on_node, ordered, pod, pod_ref, policy, split_name, store,
+    ip, namespace, node, on_node, ordered, pod, pod_ref, policy, service, slice, split_name, store,
 };
 
 mod definition;
+mod services;
 
 /// `FROM > TO PORT/PROTOCOL`, with `v6` behind it for IPv6.
 fn question(text: &str) -> Question {

@@ -246,9 +246,13 @@ fn lost_row_of_a_service_comes_back_alone() {
 fn new_backend_of_a_known_kind_costs_nothing_and_another_kind_one_write() {
     let mut node = Node::new(Limits::default());
     node.reach(&with_service(&["10.0.0.1:8080"]));
-    let ops = node.reach(&with_service(&["10.0.0.1:8080", "10.0.0.2:8080"])).ops;
+    let ops = node
+        .reach(&with_service(&["10.0.0.1:8080", "10.0.0.2:8080"]))
+        .ops;
     assert_eq!(ops, []);
-    let ops = node.reach(&with_service(&["10.0.0.1:8080", "10.0.0.3:8080"])).ops;
+    let ops = node
+        .reach(&with_service(&["10.0.0.1:8080", "10.0.0.3:8080"]))
+        .ops;
     assert!(matches!(ops[..], [Op::Service { .. }]), "{ops:#?}");
 }
 
@@ -257,7 +261,10 @@ fn backend_that_goes_is_forgotten_a_grace_period_later() {
     let mut node = Node::new(Limits::default());
     node.reach(&with_service(&["10.0.0.1:8080", "10.0.0.3:8080"]));
     let ops = node.reach(&with_service(&["10.0.0.3:8080"])).ops;
-    assert!(matches!(ops[..], [Op::Grace, Op::Service { .. }]), "{ops:#?}");
+    assert!(
+        matches!(ops[..], [Op::Grace, Op::Service { .. }]),
+        "{ops:#?}"
+    );
     let ops = node.reach(&small()).ops;
     assert!(
         matches!(ops[..], [Op::Grace, Op::DeleteService { .. }]),
@@ -311,10 +318,19 @@ fn services_without_room_are_named_and_come_when_there_is_some() {
 #[test]
 fn address_of_a_pod_whose_egress_is_isolated_names_its_slot() {
     let node = settled();
-    let row = |address: &str| node.memory.mirror().hosts.get(&address.parse().unwrap()).copied();
+    let row = |address: &str| {
+        node.memory
+            .mirror()
+            .hosts
+            .get(&address.parse().unwrap())
+            .copied()
+    };
     let slot = node.plan(&small()).endpoints[&pod("a")].slot;
     let isolated = row("10.244.0.1").expect("though no policy names it");
-    assert_eq!((isolated.identity, isolated.node, isolated.slot), (0, false, slot));
+    assert_eq!(
+        (isolated.identity, isolated.node, isolated.slot),
+        (0, false, slot)
+    );
     assert_eq!(row("10.244.0.2"), None, "ingress alone needs none");
     assert_eq!(row("10.0.0.1").unwrap().slot, 0);
 }

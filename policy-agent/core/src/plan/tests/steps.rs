@@ -110,8 +110,13 @@ pub(super) fn carry_out(memory: &mut MemoryDatapath, plan: &Plan, world: &World)
 fn passes(memory: &MemoryDatapath, ifindex: u32, frontend: &Frontend) -> Option<bool> {
     let row = memory.service(&services::key(frontend))?;
     let allowed = |backend: &SvcBackend| {
-        let judged =
-            memory.judge_identity(ifindex, Direction::Egress, backend.identity, TCP, backend.port);
+        let judged = memory.judge_identity(
+            ifindex,
+            Direction::Egress,
+            backend.identity,
+            TCP,
+            backend.port,
+        );
         judged.is_none_or(|judged| judged.allows())
     };
     Some(row.flags & SVC_MANY != 0 || services::stored(row).iter().any(allowed))
@@ -123,11 +128,7 @@ pub(super) struct Ways(Vec<(u32, Frontend, Backend)>);
 
 impl Ways {
     /// Of the pods of some interfaces.
-    pub(super) fn new(
-        memory: &MemoryDatapath,
-        world: &World,
-        of: impl Fn(u32) -> bool,
-    ) -> Self {
+    pub(super) fn new(memory: &MemoryDatapath, world: &World, of: impl Fn(u32) -> bool) -> Self {
         let mut ways = Vec::new();
         for (pod, attachment) in &world.attachments {
             let ifindex = attachment.ifindex;
@@ -191,7 +192,10 @@ fn check_rows(memory: &MemoryDatapath, world: &World) {
         let expected = if many { BTreeSet::new() } else { pairs };
         assert_eq!(named.collect::<BTreeSet<_>>(), expected, "{frontend}");
     }
-    assert_eq!(mirror.services.keys().copied().collect::<BTreeSet<_>>(), keys);
+    assert_eq!(
+        mirror.services.keys().copied().collect::<BTreeSet<_>>(),
+        keys
+    );
     let mut slots = BTreeMap::new();
     for (pod, spec) in &world.desired.endpoints {
         if let Some(at) = world.attachments.get(pod)

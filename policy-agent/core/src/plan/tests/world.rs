@@ -11,8 +11,8 @@ use policy_common::abi::policy::{ACTION_ALLOW, ACTION_DENY, Interval, point};
 use policy_common::abi::protocol::TCP;
 
 use crate::desired::{
-    Backend, Backends, ClassId, CompiledPolicy, DesiredState, EndpointSpec, Frontend, HostSpec, PodRef, PolicyRef, PortSetSpec,
-    Provenance,
+    Backend, Backends, ClassId, CompiledPolicy, DesiredState, EndpointSpec, Frontend, HostSpec,
+    PodRef, PolicyRef, PortSetSpec, Provenance,
 };
 use crate::model::{PolicyId, Protocol};
 use crate::plan::{Attachment, Attachments};

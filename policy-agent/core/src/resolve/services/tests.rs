@@ -112,30 +112,3 @@ fn an_internal_policy_of_local_leaves_the_nodes_own_endpoints_to_cluster_address
         ]
     );
 }
-
-#[test]
-fn a_node_port_leads_to_every_endpoint_of_its_protocol_and_family() {
-    let web = service("a/s", "10.96.0.1", "", "web=TCP/80@30080 dns=UDP/53@30080");
-    let other = service("a/t", "10.96.0.2", "", "TCP/80@30081");
-    let slices = [slice(
-        "a/s-1",
-        "s",
-        "10.0.0.1 10.0.0.2@there",
-        "web=TCP/8080",
-    )];
-    let store = store(&[&web, &other], &slices);
-    let leads = |protocol, port, v6| {
-        let found = node_port(&store, protocol, port, v6);
-        let found =
-            found.map(|(service, backends)| format!("{} {}", service.name, show(&backends)));
-        found.collect::<Vec<_>>()
-    };
-    assert_eq!(
-        leads(Protocol::Tcp, 30080, false),
-        ["s 10.0.0.1:8080 10.0.0.2:8080"]
-    );
-    assert_eq!(leads(Protocol::Tcp, 30080, true), ["s "]);
-    assert_eq!(leads(Protocol::Udp, 30080, false), ["s "]);
-    assert_eq!(leads(Protocol::Tcp, 30081, false), ["t "]);
-    assert!(leads(Protocol::Tcp, 80, false).is_empty());
-}
