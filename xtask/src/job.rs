@@ -43,6 +43,7 @@ pub(crate) struct Job<'a> {
     limit: Duration,
     child_limit: Option<(&'a str, Duration)>,
     log: Option<PathBuf>,
+    quiet: bool,
 }
 
 impl<'a> Job<'a> {
@@ -54,6 +55,7 @@ impl<'a> Job<'a> {
             limit,
             child_limit: None,
             log: None,
+            quiet: false,
         }
     }
 
@@ -66,6 +68,12 @@ impl<'a> Job<'a> {
     /// Keeps the output in `path` instead of showing it.
     pub(crate) fn log_to(mut self, path: PathBuf) -> Self {
         self.log = Some(path);
+        self
+    }
+
+    /// Hands lines over without showing them.
+    pub(crate) fn quiet(mut self) -> Self {
+        self.quiet = true;
         self
     }
 
@@ -97,8 +105,8 @@ impl<'a> Job<'a> {
         bail!("{} failed; its output is above", self.what)
     }
 
-    /// Runs the command, shows its standard output and hands each line of it to
-    /// `each`. Says whether it succeeded.
+    /// Runs the command, shows its standard output (unless [`Self::quiet`]) and
+    /// hands each line of it to `each`. Says whether it succeeded.
     ///
     /// # Errors
     ///
@@ -119,8 +127,11 @@ impl<'a> Job<'a> {
                 }
             }
         });
+        let quiet = self.quiet;
         let mut show = |line: String| {
-            println!("{line}");
+            if !quiet {
+                println!("{line}");
+            }
             each(&line);
         };
         let success = self.supervise(child, |pause| {

@@ -16,6 +16,7 @@ mod tally;
 mod test;
 mod tidy;
 mod toolchain;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -51,6 +52,8 @@ enum Task {
     Test(test::Args),
     /// Measure the packet programs and the compiler (needs root)
     Bench(programs::Args),
+    /// Boot older kernels in virtual machines and run the kernel's tests there
+    Vm(vm::Args),
     /// Check formatting, clippy, licences and the house rules
     Lint(lint::Args),
 }
@@ -74,6 +77,7 @@ fn run(cli: &Cli) -> Result<()> {
         Task::Demo(args) => programs::demo(&workspace, args),
         Task::Test(args) => test::run(&workspace, args),
         Task::Bench(args) => programs::bench(&workspace, args),
+        Task::Vm(args) => vm::run(&workspace, args),
         Task::Lint(args) => lint::run(&workspace, args),
     }
 }

@@ -38,6 +38,15 @@ const RUN_TOOLS: [(&str, &str); 4] = [
     ("nsenter", "util-linux"),
     ("mount", "mount"),
 ];
+/// What booting other kernels takes, and Debian's packages of it.
+const MACHINE_TOOLS: [(&str, &str); 6] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("cpio", "cpio"),
+    ("depmod", "kmod"),
+    ("find", "findutils"),
+    ("nft", "nftables"),
+    ("dpkg-deb", "dpkg"),
+];
 /// Parts of the host's toolchain that check the source, and rustup's components.
 const COMPONENTS: [(&str, &str); 2] = [("cargo-fmt", "rustfmt"), ("cargo-clippy", "clippy")];
 
@@ -61,6 +70,8 @@ pub(crate) enum Need {
     Run,
     /// Check the source.
     Check,
+    /// Boot other kernels.
+    Machines,
 }
 
 /// Something that is not there.
@@ -167,6 +178,13 @@ fn lacks(need: Need) -> Vec<Lack> {
     }
     if need >= Need::Run {
         for (program, package) in RUN_TOOLS {
+            if host::find(program).is_none() {
+                lack(program.to_owned(), Remedy::Package(package));
+            }
+        }
+    }
+    if need >= Need::Machines {
+        for (program, package) in MACHINE_TOOLS {
             if host::find(program).is_none() {
                 lack(program.to_owned(), Remedy::Package(package));
             }

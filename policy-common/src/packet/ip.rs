@@ -19,9 +19,6 @@ mod next_header {
     pub(super) const MOBILITY: u8 = 135;
 }
 
-/// Extension headers that are walked. RFC 8200 section 4.1 recommends an order
-/// in which at most seven stand before the upper layer.
-const MAX_EXTENSIONS: usize = 7;
 /// Where the upper-layer header may start at the latest, bytes.
 const MAX_TRANSPORT: usize = MAX_OFFSET - 64;
 
@@ -107,26 +104,62 @@ pub fn parse6<B: PacketBytes>(
 
 /// Walks extension headers from `start`, the first of which is `next`, to the
 /// upper layer. The answer is one word, see [`walked`], so that a kernel program
-/// can have the walk verified once, as a function of its own.
+/// can have the walk verified once, as a function of its own. At most seven are
+/// walked: RFC 8200 section 4.1 recommends an order in which no more stand before
+/// the upper layer.
+///
+/// The steps are written out: the verifiers of older kernels (6.1 among them)
+/// refuse a loop that is entered anywhere but at its first instruction, which is
+/// how a compiler lays this one out.
 #[inline(always)]
 pub fn walk_extensions<B: PacketBytes>(bytes: &B, start: usize, next: u8, end: usize) -> u64 {
-    let mut offset = start;
-    let mut next = next;
-    let mut steps = 0;
-    while is_extension(next) {
-        if steps == MAX_EXTENSIONS || offset > MAX_TRANSPORT {
-            return walked::error(DropReason::ExtensionHeaders);
+    let mut walk = Walk {
+        offset: start,
+        next,
+        answer: 0,
+    };
+    let goes_on = walk.step(bytes, end)
+        && walk.step(bytes, end)
+        && walk.step(bytes, end)
+        && walk.step(bytes, end)
+        && walk.step(bytes, end)
+        && walk.step(bytes, end)
+        && walk.step(bytes, end);
+    if goes_on && is_extension(walk.next) {
+        return walked::error(DropReason::ExtensionHeaders);
+    }
+    walk.answer()
+}
+
+/// Where a walk is.
+struct Walk {
+    /// Of the header that is next, bytes.
+    offset: usize,
+    /// What it is.
+    next: u8,
+    /// The answer, if the walk ended on something else than an upper layer.
+    answer: u64,
+}
+
+impl Walk {
+    /// Goes past one extension header; false: the walk is over.
+    #[inline(always)]
+    fn step<B: PacketBytes>(&mut self, bytes: &B, end: usize) -> bool {
+        if !is_extension(self.next) {
+            return false;
         }
-        steps += 1;
-        let Ok(head) = load_within::<4, B>(bytes, offset, end) else {
-            return walked::error(DropReason::Truncated);
+        if self.offset > MAX_TRANSPORT {
+            return self.end(walked::error(DropReason::ExtensionHeaders));
+        }
+        let Ok(head) = load_within::<4, B>(bytes, self.offset, end) else {
+            return self.end(walked::error(DropReason::Truncated));
         };
-        let length = match next {
+        let length = match self.next {
             next_header::FRAGMENT => {
                 // Offset or "more": RFC 8200 section 4.5. An atomic fragment
                 // (RFC 6946) is a whole packet.
                 if u16::from_be_bytes([head[2], head[3]]) & 0xfff9 != 0 {
-                    return walked::fragment(head[0], offset + 8);
+                    return self.end(walked::fragment(head[0], self.offset + 8));
                 }
                 8
             }
@@ -134,13 +167,27 @@ pub fn walk_extensions<B: PacketBytes>(bytes: &B, start: usize, next: u8, end: u
             next_header::AUTHENTICATION => (head[1] as usize + 2) * 4,
             _ => (head[1] as usize + 1) * 8,
         };
-        next = head[0];
-        offset += length;
+        self.next = head[0];
+        self.offset += length;
+        true
     }
-    if offset > MAX_TRANSPORT {
-        return walked::error(DropReason::ExtensionHeaders);
+
+    #[inline(always)]
+    fn end(&mut self, answer: u64) -> bool {
+        self.answer = answer;
+        false
     }
-    walked::whole(next, offset)
+
+    #[inline(always)]
+    fn answer(&self) -> u64 {
+        if self.answer != 0 {
+            return self.answer;
+        }
+        if self.offset > MAX_TRANSPORT {
+            return walked::error(DropReason::ExtensionHeaders);
+        }
+        walked::whole(self.next, self.offset)
+    }
 }
 
 /// What [`walk_extensions`] answers: protocol in bits 0 to 7, fragment in bit 8,
