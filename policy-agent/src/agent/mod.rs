@@ -34,6 +34,7 @@ mod monitor;
 mod names;
 mod node;
 mod prefilter;
+mod quick;
 mod report;
 pub mod run;
 mod server;

@@ -40,7 +40,9 @@ pub(super) struct State {
     pub(super) known: Vec<KnownInterface<PodUid>>,
     pub(super) held: BTreeSet<u32>,
     /// What the last plan was made for, if it has been carried out whole.
-    settled: Option<(Attachments, BTreeSet<u32>)>,
+    pub(super) settled: Option<(Attachments, BTreeSet<u32>)>,
+    /// Interfaces were looked at since the last reconciliation.
+    pub(super) looked: bool,
     pub(super) programmed: BTreeMap<PodRef, Programmed>,
     /// The same, of the plan that is being carried out.
     upcoming: BTreeMap<PodRef, Programmed>,
@@ -67,7 +69,7 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    fn failed() -> Self {
+    pub(super) fn failed() -> Self {
         Self {
             grace: false,
             retry: Some(true),
@@ -82,7 +84,7 @@ impl Outcome {
         }
     }
 
-    fn done(grace: bool) -> Self {
+    pub(super) fn done(grace: bool) -> Self {
         Self {
             grace,
             retry: Some(false),
@@ -111,6 +113,7 @@ impl State {
             known: Vec::new(),
             held: BTreeSet::new(),
             settled: None,
+            looked: true,
             programmed: BTreeMap::new(),
             upcoming: BTreeMap::new(),
             names: Names::default(),
@@ -131,6 +134,7 @@ impl State {
     pub(super) fn read_interfaces(&mut self, change: &Change) {
         match self.scanner.scan(change) {
             Ok(snapshot) => {
+                self.looked = true;
                 self.snapshot = snapshot;
                 self.scanned = true;
                 self.scan_failure = None;
@@ -161,8 +165,12 @@ impl State {
         if context != *self.engine.node() {
             self.engine.set_node(context);
         }
-        let attachments = self.attachments();
         let changes = self.engine.take_changes();
+        if let Some(outcome) = self.quick(&changes) {
+            return outcome;
+        }
+        let attachments = self.attachments();
+        self.looked = false;
         let settled = self.settled.take();
         if changes.is_empty()
             && let Some((before, held)) = settled
@@ -189,6 +197,8 @@ impl State {
             self.failure = None;
             self.planner.renewed();
             if self.plan_problems.is_empty() {
+                let desired = self.engine.desired();
+                self.planner.settle(desired, &self.programmed);
                 self.settled = Some((attachments, self.held.clone()));
             }
             return Outcome::done(false);
@@ -199,6 +209,9 @@ impl State {
         if self.carry_out(&ops) {
             self.programmed = std::mem::take(&mut self.upcoming);
             self.planner.renewed();
+            if !grace {
+                self.settle(attachments);
+            }
             return Outcome::done(grace);
         }
         // What was to be removed afterwards may still be in force.
@@ -254,7 +267,7 @@ impl State {
     }
 
     /// Does operations; false if not all of them could be done.
-    fn carry_out(&mut self, ops: &[Op]) -> bool {
+    pub(super) fn carry_out(&mut self, ops: &[Op]) -> bool {
         let Applied {
             done,
             words,

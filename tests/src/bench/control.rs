@@ -222,6 +222,7 @@ fn settle(
         let plan = planner.plan(desired, attachments);
         ensure!(plan.problems.is_empty(), "{:?}", plan.problems);
         if plan.ops.is_empty() {
+            planner.settle(desired, &plan.endpoints);
             return Ok(writes);
         }
         writes += plan.ops.iter().filter(|op| writes_a_map(op)).count();
@@ -280,17 +281,26 @@ fn warm(
         let derived = start.elapsed();
         // Interfaces come from elsewhere.
         attach(desired, &mut attachments);
+        let changes = engine.take_changes();
         let start = Instant::now();
-        let plan = planner.plan(desired, &attachments);
+        let desired = engine.desired();
+        let quick = planner.quick(desired, &changes);
+        let ops = if let Some(quick) = quick {
+            planner.applied(&quick.ops);
+            let ops = quick.ops.clone();
+            planner.done_quick(quick);
+            ops
+        } else {
+            let plan = planner.plan(desired, &attachments);
+            ensure!(plan.problems.is_empty(), "{:?}", plan.problems);
+            planner.applied(&plan.ops);
+            plan.ops
+        };
         let planned = start.elapsed();
-        ensure!(plan.problems.is_empty(), "{:?}", plan.problems);
-        let start = Instant::now();
-        planner.applied(&plan.ops);
-        let planned = planned + start.elapsed();
-        let first = plan.ops.iter().filter(|op| writes_a_map(op)).count();
-        // What a first plan leaves for a second one is not urgent.
+        let first = ops.iter().filter(|op| writes_a_map(op)).count();
+        // What a first plan leaves for a second one is not urgent, nor is finding
+        // out whether all is settled.
         let writes = first + settle(&mut planner, desired, &attachments)?;
-        engine.take_changes();
         let samples = classes.entry(event.class).or_default();
         samples.engine.push(derived);
         samples.plan.push(planned);

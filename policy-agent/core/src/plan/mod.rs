@@ -12,6 +12,7 @@
 //! - `scheme`: which identity each class has, and how the change is made.
 //! - `numbers`, `room`: policy numbers, port sets and what else is given out.
 //! - `services`: rows of Services, from which a packet's way is guessed.
+//! - `quick`: the short way, where only addresses changed.
 //! - `draft`: the operations; `capacity`: what is done without when maps are
 //!   full.
 
@@ -22,6 +23,7 @@ mod draft;
 mod limits;
 pub mod mirror;
 mod numbers;
+mod quick;
 mod regions;
 mod room;
 mod scheme;
@@ -38,6 +40,7 @@ use crate::diagnostic::Diagnostic;
 use crate::ops::Op;
 pub use limits::Limits;
 pub use mirror::{HostRow, Mirror, StoredPortSet};
+pub use quick::{Quick, Settled};
 pub use room::DENY_ALL;
 
 /// The interface of a pod.
@@ -94,6 +97,8 @@ pub struct Planner {
     /// A change may have stopped between an answer and the generations that it
     /// makes stale.
     renew: bool,
+    /// Set while a short plan may be made.
+    settled: Option<Settled>,
 }
 
 impl Planner {
@@ -107,6 +112,7 @@ impl Planner {
             limits,
             flags: 0,
             renew: false,
+            settled: None,
         }
     }
 
@@ -138,6 +144,9 @@ impl Planner {
     /// These operations were done. A caller that failed half-way tells those
     /// before the failure, and plans again.
     pub fn applied(&mut self, ops: &[Op]) {
+        if !ops.is_empty() {
+            self.settled = None;
+        }
         for op in ops {
             match op {
                 Op::Endpoint { slot, .. } => {
@@ -156,6 +165,7 @@ impl Planner {
 
     /// The kernel was read anew and looks like this.
     pub fn reread(&mut self, mirror: Mirror) {
+        self.settled = None;
         let slots = u32::try_from(self.limits.endpoints).unwrap_or(u32::MAX);
         self.free
             .retain(|slot| !mirror.endpoints.contains_key(slot));

@@ -2,6 +2,7 @@
 
 mod drift;
 mod full;
+mod quick;
 mod random;
 mod steps;
 mod world;
