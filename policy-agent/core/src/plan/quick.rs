@@ -188,9 +188,11 @@ fn addresses_only(changes: &Changes) -> Option<&BTreeSet<IpAddr>> {
         policies_removed,
         classes_added,
         classes_removed,
+        services,
         rules: _names_only,
     } = changes;
     let others = endpoints.is_empty()
+        && services.is_empty()
         && prefixes.is_empty()
         && policies_added.is_empty()
         && policies_removed.is_empty()
