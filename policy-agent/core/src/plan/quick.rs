@@ -17,7 +17,7 @@ use policy_common::abi::identity::{self, Identity};
 
 use super::contents::Contents;
 use super::regions::Prefixes;
-use super::{Planner, Programmed};
+use super::{HostRow, Planner, Programmed};
 use crate::desired::{ClassId, DesiredState, PodRef, PolicyRef};
 use crate::engine::Changes;
 use crate::ops::Op;
@@ -142,7 +142,9 @@ impl Planner {
         let row = self.mirror.hosts.get(&address);
         let want = desired.hosts.get(&address);
         // Being the node's own decides before any policy: not a mere move.
-        if row.is_some_and(|row| row.node) || want.is_some_and(|want| want.node) {
+        // Nor is the address of a pod of this node whose packets are traced by it.
+        let is_special = |row: &HostRow| row.node || row.slot != 0;
+        if row.is_some_and(is_special) || want.is_some_and(|want| want.node) {
             return None;
         }
         let around = || {
@@ -160,6 +162,7 @@ impl Planner {
                 address,
                 identity: new,
                 node: false,
+                slot: 0,
             }),
             (Some(_), None) => Some(Op::DeleteHost { address }),
             (None, None) => None,
