@@ -30,6 +30,7 @@ fn changes(old: &World, new: &World) -> Option<Changes> {
         endpoints: differing(&old.endpoints, &new.endpoints),
         hosts: differing(&old.hosts, &new.hosts),
         prefixes: differing(&old.prefixes, &new.prefixes),
+        services: differing(&old.services, &new.services),
         classes_added: after.difference(&before).copied().collect(),
         classes_removed: before.difference(&after).copied().collect(),
         ..Changes::default()
