@@ -7,7 +7,7 @@
 //! full plan found settled, and declines whatever it is not sure of, so that the
 //! full plan decides. What it does is the way that `scheme` calls a move.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -31,6 +31,8 @@ pub struct Settled {
     prefixes: Prefixes<Identity>,
     /// Policy numbers in force, with what they stand for.
     standing: BTreeSet<(u16, PolicyRef)>,
+    /// Addresses behind Services: rows of Services name their identities too.
+    backends: HashSet<IpAddr>,
 }
 
 /// A short plan.
@@ -110,7 +112,12 @@ impl Planner {
             classes: HashMap::new(),
             prefixes: Prefixes::new(self.mirror.prefixes.clone()),
             standing: BTreeSet::new(),
+            backends: HashSet::new(),
         };
+        let backends = desired.services.values().flat_map(|all| all.iter());
+        settled
+            .backends
+            .extend(backends.map(|backend| backend.address));
         settled.pair(identity::OTHER, ClassId::OTHER)?;
         for (address, want) in &desired.hosts {
             settled.pair(self.mirror.hosts.get(address)?.identity, want.class)?;
@@ -156,6 +163,9 @@ impl Planner {
             Some(want) => *settled.identities.get(&want.class)?,
             None => around(),
         };
+        if old != new && settled.backends.contains(&address) {
+            return None;
+        }
         let op = match (row, want) {
             (Some(row), Some(_)) if row.identity == new => None,
             (_, Some(_)) => Some(Op::Host {
