@@ -276,7 +276,7 @@ impl<'s> Simulator<'s> {
     fn way(&mut self, packet: &Packet, leg: &Leg) -> Answer {
         let sender = self.store.owner(packet.source);
         let receiver = self.store.owner(leg.backend.address);
-        if sender.is_some() && sender == receiver {
+        if sender.is_some() && sender == receiver && leg.is_near() {
             // It never leaves the pod; through a Service it comes back to it.
             return Answer {
                 verdict: Verdict::Allow,

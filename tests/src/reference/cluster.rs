@@ -11,6 +11,7 @@ use super::object::{Pod, namespace_labels, node_addresses};
 use super::policy::Policy;
 use super::probe::{Packet, Probe, ProbeError};
 use super::selector::Labels;
+use super::service::{Service, Slice};
 
 /// A set of Kubernetes objects, ready to be asked.
 #[derive(Clone, Debug, Default)]
@@ -19,11 +20,14 @@ pub struct Cluster {
     pub(super) policies: BTreeMap<(String, String), Policy>,
     namespaces: BTreeMap<String, Labels>,
     nodes: BTreeMap<String, Vec<IpAddr>>,
+    pub(super) services: BTreeMap<(String, String), Service>,
+    pub(super) slices: BTreeMap<(String, String), Slice>,
     owners: BTreeMap<IpAddr, (String, String)>,
 }
 
 impl Cluster {
-    /// Takes Pods, Namespaces, Nodes, NetworkPolicies and lists of them; other kinds are ignored.
+    /// Takes Pods, Namespaces, Nodes, NetworkPolicies, Services, EndpointSlices and lists of them;
+    /// other kinds are ignored.
     ///
     /// An object without a name is ignored. Of two objects of one kind and name the later wins,
     /// as with `kubectl apply`.
@@ -81,6 +85,14 @@ impl Cluster {
             ("Node", "") => {
                 self.nodes.insert(name.to_owned(), node_addresses(object));
             }
+            ("Service", "") => {
+                self.services
+                    .extend(Service::parse(object).map(|service| (key, service)));
+            }
+            ("EndpointSlice", "discovery.k8s.io") => {
+                self.slices
+                    .extend(Slice::parse(object).map(|slice| (key, slice)));
+            }
             ("NetworkPolicy", "" | "networking.k8s.io") => {
                 self.policies
                     .insert(key, Policy::parse(namespace, name, object));
@@ -129,6 +141,20 @@ impl Cluster {
     pub(super) fn is_own_node(&self, pod: &Pod, address: IpAddr) -> bool {
         let node = pod.node.as_ref().and_then(|name| self.nodes.get(name));
         node.is_some_and(|addresses| addresses.contains(&address))
+    }
+
+    /// The node whose address this is.
+    pub(super) fn node_at(&self, address: IpAddr) -> Option<&str> {
+        let mut nodes = self.nodes.iter();
+        let (name, _) = nodes.find(|(_, addresses)| addresses.contains(&address))?;
+        Some(name)
+    }
+
+    /// The lowest address of a node in a family.
+    pub(super) fn lowest_address(&self, node: &str, ipv4: bool) -> Option<IpAddr> {
+        let mut addresses: Vec<_> = self.nodes.get(node)?.clone();
+        addresses.sort();
+        addresses.into_iter().find(|a| a.is_ipv4() == ipv4)
     }
 
     /// A namespace that nobody declared has its name's label alone.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::cluster::Cluster;
 use super::object::Pod;
 use super::policy::{Direction, Peer, Policy, Rule};
+use super::port::Protocol;
 use super::probe::Packet;
 
 /// What becomes of a connection.
@@ -56,29 +57,91 @@ pub enum Reason {
     Denied,
 }
 
+/// A connection as each end's policies see it: translation lies between the two.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Way {
+    /// Who opens it.
+    pub(super) source: IpAddr,
+    /// Where it ends.
+    pub(super) destination: IpAddr,
+    pub(super) protocol: Protocol,
+    /// The port there.
+    pub(super) port: Option<u16>,
+    /// Address and port that the sender's policies are asked about.
+    pub(super) sent_to: (IpAddr, Option<u16>),
+    /// Whom the receiver sees.
+    pub(super) seen_as: IpAddr,
+}
+
+impl Way {
+    /// Of a packet that nothing translates.
+    fn plain(packet: &Packet) -> Self {
+        Self {
+            source: packet.source,
+            destination: packet.destination,
+            protocol: packet.protocol,
+            port: packet.port,
+            sent_to: (packet.destination, packet.port),
+            seen_as: packet.source,
+        }
+    }
+
+    /// It is translated, if at all, before it leaves the sender's node.
+    fn is_near(&self) -> bool {
+        self.sent_to == (self.destination, self.port)
+    }
+}
+
 /// Judges a packet by some policies of a cluster.
 pub(super) fn judge<'a>(
     cluster: &Cluster,
     policies: impl Iterator<Item = &'a Policy> + Clone,
     packet: &Packet,
 ) -> Answer {
-    let source = cluster.pod_at(packet.source);
-    let destination = cluster.pod_at(packet.destination);
-    // Semantics 1: an end that is not a pod subject imposes no check on its side.
-    let side = |subject, direction, address, peer| {
-        Judge {
-            cluster,
-            packet,
-            subject,
-            direction,
-            address,
-            peer,
-            destination,
-        }
-        .side(policies.clone())
+    judge_way(cluster, policies, &Way::plain(packet))
+}
+
+/// Judges a connection that may be translated.
+pub(super) fn judge_way<'a>(
+    cluster: &Cluster,
+    policies: impl Iterator<Item = &'a Policy> + Clone,
+    way: &Way,
+) -> Answer {
+    let source = cluster.pod_at(way.source);
+    let receiver = cluster.pod_at(way.destination);
+    let to_itself = match (source, receiver) {
+        (Some(one), Some(other)) => same_pod(one, other) && way.is_near(),
+        _ => false,
     };
-    let egress = source.map(|pod| side(pod, Direction::Egress, packet.destination, destination));
-    let ingress = destination.map(|pod| side(pod, Direction::Ingress, packet.source, source));
+    // Semantics 8: what comes back to its sender is the pod reaching itself, whoever it shows.
+    let seen_as = if to_itself { way.source } else { way.seen_as };
+    // Semantics 1: an end that is not a pod subject imposes no check on its side.
+    let egress = source.map(|subject| Judge {
+        cluster,
+        protocol: way.protocol,
+        port: way.sent_to.1,
+        subject,
+        direction: Direction::Egress,
+        address: way.sent_to.0,
+        peer: cluster.pod_at(way.sent_to.0),
+        destination: cluster.pod_at(way.sent_to.0),
+        to_itself,
+        forwarded: false,
+    });
+    let ingress = receiver.map(|subject| Judge {
+        cluster,
+        protocol: way.protocol,
+        port: way.port,
+        subject,
+        direction: Direction::Ingress,
+        address: seen_as,
+        peer: cluster.pod_at(seen_as),
+        destination: receiver,
+        to_itself,
+        forwarded: seen_as != way.source,
+    });
+    let egress = egress.map(|judge| judge.side(policies.clone()));
+    let ingress = ingress.map(|judge| judge.side(policies.clone()));
     let allows = |side: &Option<Side>| side.as_ref().is_none_or(|side| side.allowed);
     Answer {
         allowed: allows(&egress) && allows(&ingress),
@@ -90,7 +153,9 @@ pub(super) fn judge<'a>(
 /// One side of one packet.
 struct Judge<'c> {
     cluster: &'c Cluster,
-    packet: &'c Packet,
+    protocol: Protocol,
+    /// The destination's.
+    port: Option<u16>,
     subject: &'c Pod,
     direction: Direction,
     /// The other end.
@@ -99,6 +164,10 @@ struct Judge<'c> {
     peer: Option<&'c Pod>,
     /// The pod on which port names are resolved, whichever direction is judged (semantics 5).
     destination: Option<&'c Pod>,
+    /// The pod reaches itself.
+    to_itself: bool,
+    /// A node lent its address: what it may do itself does not count (semantics 9).
+    forwarded: bool,
 }
 
 impl Judge<'_> {
@@ -120,9 +189,9 @@ impl Judge<'_> {
             Reason::NotIsolated
         } else if !rules.is_empty() {
             Reason::Rule
-        } else if self.peer.is_some_and(|peer| same_pod(peer, self.subject)) {
+        } else if self.to_itself {
             Reason::Itself
-        } else if self.cluster.is_own_node(self.subject, self.address) {
+        } else if !self.forwarded && self.cluster.is_own_node(self.subject, self.address) {
             Reason::OwnNode
         } else {
             Reason::Denied
@@ -149,9 +218,11 @@ impl Judge<'_> {
                 .iter()
                 .any(|peer| peer_matches(self.cluster, policy, peer, self.address, self.peer));
         let port = rule.ports.is_empty()
-            || rule.ports.iter().flatten().any(|entry| {
-                entry.matches(self.packet.protocol, self.packet.port, self.destination)
-            });
+            || rule
+                .ports
+                .iter()
+                .flatten()
+                .any(|entry| entry.matches(self.protocol, self.port, self.destination));
         peer && port
     }
 }

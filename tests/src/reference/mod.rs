@@ -14,13 +14,13 @@
 //! | `policy` | what does this NetworkPolicy say, once defaulted? |
 //! | `object` | what is this Pod, Namespace or Node? |
 //! | `cluster` | whose address is this? |
+//! | `service` | where does a connection to a Service end? |
 //! | `probe` | which packet does this question mean? |
 //! | `judge` | may it pass, and who says so? |
 //! | `feature` | which fine points of the semantics decided that? |
 //! | `ablation` | what would an evaluator say that gets one point wrong? |
 //!
-//! Left out on purpose: Services (a packet is judged after translation, semantics 9), replies and
-//! open connections (semantics 12; a probe is the first packet of a connection from an ephemeral
+//! Left out on purpose: replies and open connections (semantics 12; a probe is the first packet of a connection from an ephemeral
 //! port), ClusterNetworkPolicy (semantics 10), and the packets that always pass (ARP, neighbour
 //! discovery, MLD, DHCP, related ICMP errors: semantics 6).
 
@@ -35,6 +35,7 @@ mod policy;
 mod port;
 mod probe;
 mod selector;
+mod service;
 
 #[cfg(test)]
 mod tests;
@@ -46,3 +47,4 @@ pub use judge::{Answer, Reason, RuleRef, Side};
 pub use policy::Direction;
 pub use port::Protocol;
 pub use probe::{Packet, PortSpec, Probe, ProbeError, Who};
+pub use service::{Ending, Outcome};

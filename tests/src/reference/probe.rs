@@ -138,9 +138,10 @@ impl Cluster {
             Who::Pod(namespace, pod) => self.pods.get(&(namespace.clone(), pod.clone())),
             Who::Address(_) => self.pod_at(destination),
         };
-        let mut numbers = pod
-            .ok_or(ProbeError::Port)?
-            .ports_named(name, probe.protocol);
+        let mut numbers = match pod {
+            Some(pod) => pod.ports_named(name, probe.protocol),
+            None => self.service_ports(destination, name, probe.protocol),
+        };
         numbers.sort_unstable();
         numbers.dedup();
         match numbers[..] {

@@ -6,7 +6,7 @@
 //! - A sender is taken to be on its pod's node, or to be the node that it is; one
 //!   that is neither comes in on the node of the endpoint that it reaches.
 //! - What is sent to an outside address or a node port comes to the endpoint in
-//!   the name of the node that translates it, by the first address that its Node
+//!   the name of the node that translates it, by the lowest address that its Node
 //!   object lists; with `externalTrafficPolicy: Local` in the sender's own.
 //! - What is sent to a cluster address comes in the sender's own name.
 //! - Another node's node port is an address like others to the sender's policies:
@@ -71,6 +71,11 @@ impl Leg {
             egress: backend,
             source,
         }
+    }
+
+    /// It is translated where the sender is.
+    pub(super) fn is_near(&self) -> bool {
+        self.egress == self.backend
     }
 }
 
@@ -191,7 +196,7 @@ impl<'s> Routes<'s> {
     }
 }
 
-/// The first address of a node in an IP version.
+/// The lowest address of a node in an IP version.
 fn node_address(store: &Store, node: &str, v6: bool) -> Option<IpAddr> {
     let addresses = &store.nodes().get(node)?.addresses;
     addresses.iter().copied().find(|a| a.is_ipv6() == v6)

@@ -12,4 +12,5 @@ mod ports;
 mod probes;
 mod protocols;
 mod selectors;
+mod services;
 mod support;
