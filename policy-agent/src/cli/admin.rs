@@ -4,11 +4,12 @@ use std::path::Path;
 
 use anyhow::Context;
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::output::{Format, columns, print};
 use super::{DONE, NO};
 use crate::datapath::preflight::Status;
-use crate::datapath::{Maps, Pins, cleanup as remove, preflight as look};
+use crate::datapath::{Maps, Pins, cleanup as remove, pin, preflight as look};
 use crate::{object, run_dir};
 
 #[derive(Debug, Serialize)]
@@ -209,4 +210,32 @@ pub(super) fn cleanup(run_dir: &Path, bpffs: &Path, format: Format) -> anyhow::R
         text
     })?;
     Ok(if cleaned.left.is_empty() { DONE } else { NO })
+}
+
+/// `mount-bpffs`.
+pub(super) fn mount_bpffs(bpffs: &Path) -> anyhow::Result<u8> {
+    let there = pin::is_bpffs(bpffs);
+    pin::mount(bpffs)?;
+    let what = if there { "is there" } else { "mounted" };
+    eprintln!("BPF file system at {}: {what}", bpffs.display());
+    Ok(DONE)
+}
+
+/// Waits for SIGTERM or SIGINT. The first process of a container has to ask for
+/// them: the kernel does not end it by default.
+pub(super) fn hold() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot wait for signals")?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        std::io::Result::Ok(())
+    })?;
+    Ok(())
 }

@@ -75,6 +75,9 @@ enum Command {
     Completions(manual::CompletionsArgs),
     /// A manual page, on standard output.
     Man(manual::ManArgs),
+    /// Mount a BPF file system if there is none; what `run` does too, where it
+    /// may mount.
+    MountBpffs(MountArgs),
 }
 
 /// Where the agent's socket and lock are.
@@ -219,12 +222,21 @@ enum Switch {
 
 #[derive(Debug, Args)]
 struct CleanupArgs {
+    /// When all is gone, stay until ended, as the container of a DaemonSet must.
+    #[arg(long, env = "POLICY_AGENT_HOLD")]
+    hold: bool,
     #[command(flatten)]
     run_dir: RunDirArg,
     #[command(flatten)]
     bpffs: BpffsArg,
     #[command(flatten)]
     output: OutputArg,
+}
+
+#[derive(Debug, Args)]
+struct MountArgs {
+    #[command(flatten)]
+    bpffs: BpffsArg,
 }
 
 /// Runs the command line and gives the exit code.
@@ -267,10 +279,16 @@ fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Preflight(args) => admin::preflight(&args.bpffs.bpffs, args.output.output),
         Command::Enforce(args) => admin::enforce(&args.bpffs.bpffs, args.switch == Switch::On),
         Command::Cleanup(args) => {
-            admin::cleanup(&args.run_dir.run_dir, &args.bpffs.bpffs, args.output.output)
+            let code =
+                admin::cleanup(&args.run_dir.run_dir, &args.bpffs.bpffs, args.output.output)?;
+            if args.hold && code == DONE {
+                admin::hold()?;
+            }
+            Ok(code)
         }
         Command::Completions(args) => Ok(manual::completions(&args, &mut Cli::command())),
         Command::Man(args) => manual::man(&args, Cli::command()),
+        Command::MountBpffs(args) => admin::mount_bpffs(&args.bpffs.bpffs),
     }
 }
 
