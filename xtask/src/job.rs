@@ -19,6 +19,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::interrupt;
+
 /// How often a running job is looked at.
 const POLL: Duration = Duration::from_millis(50);
 /// How often a job that writes to a log says that it is still running.
@@ -165,6 +167,10 @@ impl<'a> Job<'a> {
         loop {
             if let Some(status) = child.try_wait().context("cannot wait for the command")? {
                 return Ok(status.success());
+            }
+            if let Err(error) = interrupt::check() {
+                end(&mut child);
+                return Err(error.context(format!("{} has been ended", self.what)));
             }
             if start.elapsed() > self.limit {
                 end(&mut child);

@@ -6,7 +6,10 @@
 
 mod build_agent;
 mod build_ebpf;
+mod cluster;
 mod host;
+mod image;
+mod interrupt;
 mod job;
 mod lint;
 mod programs;
@@ -46,6 +49,10 @@ enum Task {
     BuildEbpf(build_ebpf::Args),
     /// Compile the agent, with the kernel programs in it, to target/release/policy-agent
     Build(build_agent::Args),
+    /// Make the agent's container image, without a container engine
+    Image(image::Args),
+    /// Run a Kubernetes cluster on this machine, and the agent in it (needs root)
+    Cluster(cluster::Args),
     /// Show the product at work in network namespaces of its own (needs root)
     Demo(programs::Args),
     /// Run every check and test, those in the kernel included (needs root)
@@ -74,6 +81,8 @@ fn run(cli: &Cli) -> Result<()> {
         Task::Setup(args) => setup::run(&workspace, args),
         Task::BuildEbpf(args) => build_ebpf::run(&workspace, args),
         Task::Build(args) => build_agent::run(&workspace, args),
+        Task::Image(args) => image::run(&workspace, args),
+        Task::Cluster(args) => cluster::run(&workspace, args),
         Task::Demo(args) => programs::demo(&workspace, args),
         Task::Test(args) => test::run(&workspace, args),
         Task::Bench(args) => programs::bench(&workspace, args),

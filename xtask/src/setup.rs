@@ -47,6 +47,18 @@ const MACHINE_TOOLS: [(&str, &str); 6] = [
     ("nft", "nftables"),
     ("dpkg-deb", "dpkg"),
 ];
+/// What the nodes of the cluster run besides what is built from Go, and Debian's
+/// packages of it. CNI plugins are not on the PATH, so one is looked for by path.
+const CLUSTER_TOOLS: [(&str, &str); 8] = [
+    ("containerd", "containerd"),
+    ("runc", "runc"),
+    ("/usr/lib/cni/bridge", "containernetworking-plugins"),
+    ("iptables", "iptables"),
+    ("nft", "nftables"),
+    ("conntrack", "conntrack"),
+    ("openssl", "openssl"),
+    ("gcc", "build-essential"),
+];
 /// Parts of the host's toolchain that check the source, and rustup's components.
 const COMPONENTS: [(&str, &str); 2] = [("cargo-fmt", "rustfmt"), ("cargo-clippy", "clippy")];
 
@@ -136,6 +148,35 @@ pub(crate) fn ensure(workspace: &Workspace, need: Need) -> Result<BpfToolchain> 
     let compiler = Compiler::find().map_err(|why| anyhow::anyhow!(why.join("; ")))?;
     let linker = toolchain::linker().context("bpf-linker does not start")?;
     Ok(BpfToolchain { compiler, linker })
+}
+
+/// Makes sure that what a cluster's nodes run is there.
+///
+/// # Errors
+///
+/// When something is missing and cannot be installed; says what to do by hand.
+pub(crate) fn ensure_cluster(workspace: &Workspace) -> Result<()> {
+    let lacks = || -> Vec<Lack> {
+        RUN_TOOLS
+            .iter()
+            .chain(&CLUSTER_TOOLS)
+            .filter(|(program, _)| host::find(program).is_none())
+            .map(|(program, package)| Lack {
+                what: (*program).to_owned(),
+                remedy: Remedy::Package(package),
+            })
+            .collect()
+    };
+    let missing = lacks();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    announce("setup: installing what the cluster lacks");
+    install(workspace, &missing)?;
+    match lacks().first() {
+        Some(lack) => bail!("setup installed all it knows, but still: {}", lack.what),
+        None => Ok(()),
+    }
 }
 
 /// Prints what will be used.
