@@ -7,6 +7,7 @@
 //! - [`api`]: what the command line asks a running agent.
 //! - [`cli`]: the command line.
 //! - [`object`]: the kernel programs, embedded.
+//! - [`others`]: who else enforces on this node.
 //! - [`run_dir`]: socket and lock.
 
 pub mod agent;
@@ -15,5 +16,6 @@ pub mod cli;
 pub mod datapath;
 pub mod iface;
 pub mod object;
+pub mod others;
 pub mod run_dir;
 pub mod source;

@@ -5,8 +5,9 @@
 //! asked (`http`, `report`, `monitor`) reads what is left here.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use policy_common::abi::Direction;
 use policy_core::diagnostic::{Diagnostic, Severity};
@@ -19,11 +20,19 @@ use super::http::{Answers, HttpAddress, Server};
 use super::kernel_metrics::KernelMetrics;
 use super::metrics::{Metrics, Stage, observe, raise, severity_label, shown};
 use super::monitor::Monitors;
+use super::notices::conditions::Conditions;
+use super::notices::found;
+use super::notices::post::Poster;
 use super::report::isolating;
 use super::setup::{Found, Seen, Setup};
 use super::state::{Outcome, State};
 use crate::datapath::Pins;
 use crate::datapath::sweep::Swept;
+use crate::others::{self, Other};
+use crate::source::kubernetes::Access;
+
+/// How often others who enforce are looked for.
+const OTHERS_EVERY: Duration = Duration::from_secs(60);
 
 /// The kinds of objects that sources tell of, by the label `kind`.
 const KINDS: [&str; 6] = [
@@ -47,6 +56,10 @@ pub(super) struct Feedback {
     /// Until somebody is served: what he needs.
     unserved: Option<(Registry, Health)>,
     server: Option<Server>,
+    conditions: Conditions,
+    poster: Option<Poster>,
+    others: Vec<Other>,
+    looked_for_others: Option<Instant>,
 }
 
 /// Since when something is known that is not in force yet.
@@ -69,6 +82,10 @@ impl Default for Feedback {
             pulse,
             unserved: Some((registry, health)),
             server: None,
+            conditions: Conditions::default(),
+            poster: None,
+            others: Vec::new(),
+            looked_for_others: None,
         }
     }
 }
@@ -86,9 +103,37 @@ impl Feedback {
         Ok(())
     }
 
-    /// Why nobody is served who should be.
-    pub(super) fn problem(&self) -> Option<Diagnostic> {
-        self.server.as_ref()?.problem()
+    /// Tells users by Events from now on.
+    pub(super) fn post(&mut self, access: Access, node: Arc<str>) -> io::Result<()> {
+        self.poster = Some(Poster::start(access, node)?);
+        Ok(())
+    }
+
+    /// What is wrong: nobody is served who should be, somebody else enforces.
+    pub(super) fn problems(&self) -> Vec<Diagnostic> {
+        let unserved = self.server.as_ref().and_then(Server::problem);
+        let others = self.others.iter().map(|other| Diagnostic {
+            object: format!("other enforcer {}", other.name),
+            source: None,
+            path: String::new(),
+            severity: Severity::Warning,
+            message: told_of(other),
+        });
+        unserved.into_iter().chain(others).collect()
+    }
+
+    /// Who else enforces on this node, as far as that was seen.
+    pub(super) fn others(&self) -> &[Other] {
+        &self.others
+    }
+
+    /// Looks for them, now and then.
+    pub(super) fn look_for_others(&mut self, bpffs: &Path, now: Instant) {
+        let is_recent = |looked| now.saturating_duration_since(looked) < OTHERS_EVERY;
+        if !self.looked_for_others.is_some_and(is_recent) {
+            self.looked_for_others = Some(now);
+            self.others = others::look(bpffs);
+        }
     }
 
     /// A source told this at a time; what follows from it is not in force yet.
@@ -113,6 +158,14 @@ impl Heard {
             };
         }
     }
+}
+
+/// What users are told of another enforcer.
+pub(super) fn told_of(other: &Other) -> String {
+    format!(
+        "{} enforces policy on this node too ({}): what either denies is denied",
+        other.name, other.seen
+    )
 }
 
 /// What an event is about, for those who wait for its effect.
@@ -228,7 +281,8 @@ impl State {
             observe(&metrics.setup, *waited);
         }
         metrics.unprotected.set(shown(found.unprotected));
-        for ((pod, uid), window) in &found.were_unprotected {
+        for (id, window) in &found.were_unprotected {
+            let (pod, uid) = id;
             metrics.unprotected_starts.inc();
             metrics.unprotected_seconds.inc_by(window.as_secs_f64());
             self.lines.write(&serde_json::json!({
@@ -237,6 +291,10 @@ impl State {
                 "uid": **uid,
                 "seconds": window.as_secs_f64(),
             }));
+            if let Some(poster) = &self.feedback.poster {
+                let node = &self.engine.node().name;
+                poster.tell(found::unprotected(id, *window, node));
+            }
         }
     }
 
@@ -246,6 +304,7 @@ impl State {
             metrics,
             monitors,
             pulse,
+            poster,
             ..
         } = &self.feedback;
         pulse.beat(Instant::now());
@@ -254,6 +313,10 @@ impl State {
         raise(&metrics.repairs, self.repairs);
         metrics.lost_so_far(Stage::Stdout, self.lines.lost());
         metrics.lost_so_far(Stage::Monitor, monitors.lost());
+        if let Some(poster) = poster {
+            metrics.lost_so_far(Stage::Kubernetes, poster.lost());
+            raise(&metrics.posted, poster.posted());
+        }
         metrics.endpoints.set(shown(self.programmed.len()));
         metrics.not_programmed.set(shown(self.not_programmed()));
         metrics.held.set(shown(self.held.len()));
@@ -261,6 +324,13 @@ impl State {
 
     /// Every few seconds: what takes longer to tell.
     pub(super) fn took_stock(&mut self, extra: &[Diagnostic]) {
+        if self.feedback.poster.is_some() {
+            let conditions = self.conditions();
+            let told = self.feedback.conditions.look(conditions, Instant::now());
+            if let Some(poster) = &self.feedback.poster {
+                told.into_iter().for_each(|notice| poster.tell(notice));
+            }
+        }
         let mut diagnostics = self.diagnostics();
         diagnostics.extend_from_slice(extra);
         let metrics = &self.feedback.metrics;
@@ -321,8 +391,6 @@ fn known(store: &Store, name: &'static str) -> (Kind, usize) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use policy_core::desired::PodRef;
     use policy_core::model::Pod;
 

@@ -87,6 +87,7 @@ pub(super) struct Metrics {
     pub(super) monitors: Gauge,
     pub(super) lost: Family<Label, Counter>,
     pub(super) removed_connections: Counter,
+    pub(super) posted: Counter,
 }
 
 impl Metrics {
@@ -113,6 +114,7 @@ impl Metrics {
             monitors: Gauge::default(),
             lost: Family::default(),
             removed_connections: Counter::default(),
+            posted: Counter::default(),
         };
         // What has not happened yet reads 0: a rate needs a beginning.
         for kind in kinds {
@@ -183,6 +185,11 @@ impl Metrics {
                 "connections_removed",
                 "Connection records that the sweeper removed",
                 &self.removed_connections,
+            ),
+            (
+                "kubernetes_events",
+                "Events of Kubernetes created or patched",
+                &self.posted,
             ),
         ] {
             registry.register(name, help, counter.clone());

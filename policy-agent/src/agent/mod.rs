@@ -17,6 +17,7 @@
 //! - `feedback`: what a change means for people: `metrics` (with
 //!   `kernel_metrics`), `health`, `setup` (how long pods waited), `generations`
 //!   (which version of each policy is in force); `http` answers for them.
+//! - `notices`: what users must know, as Events of Kubernetes.
 //! - [`mod@run`]: the loop.
 
 mod cleanup;
@@ -33,6 +34,7 @@ mod metrics;
 mod monitor;
 mod names;
 mod node;
+mod notices;
 mod prefilter;
 mod quick;
 mod report;

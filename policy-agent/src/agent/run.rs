@@ -116,6 +116,10 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
 
     let mut state = State::new(source, datapath, planner, scanner);
     state.feedback.serve(options.http, state.datapath.pins())?;
+    if let source::Options::Cluster(access) = &options.source {
+        let node = state.engine.node().name.clone();
+        state.feedback.post(access.clone(), node)?;
+    }
     state.read_interfaces(&Change::everything());
     state.read_source();
     let (graces, mut passed) = mpsc::channel::<()>(1);
@@ -181,6 +185,7 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
             _ = verify.tick() => {
                 prefilter.refresh(&state.datapath);
                 let outcome = state.verify();
+                state.feedback.look_for_others(&options.bpffs, std::time::Instant::now());
                 state.took_stock(prefilter.problems());
                 outcome
             }

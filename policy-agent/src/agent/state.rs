@@ -50,7 +50,7 @@ pub(super) struct State {
     pub(super) lines: Lines,
     pub(super) feedback: Feedback,
     cleanup: Cleanup,
-    plan_problems: Vec<Diagnostic>,
+    pub(super) plan_problems: Vec<Diagnostic>,
     pub(super) failure: Option<Diagnostic>,
     scan_failure: Option<Diagnostic>,
     pub(super) synced: bool,
@@ -326,7 +326,7 @@ impl State {
         all.extend(self.scan_failure.iter().cloned());
         all.extend(self.interface_problems());
         all.extend(self.other_versions());
-        all.extend(self.feedback.problem());
+        all.extend(self.feedback.problems());
         all.sort();
         all.dedup();
         all

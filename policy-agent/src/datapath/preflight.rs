@@ -13,6 +13,7 @@ use super::{
     pin::{self, Hook, Pins},
 };
 use crate::object::NotBuilt;
+use crate::others;
 
 /// The oldest kernel that is promised.
 const OLDEST: (u32, u32) = (6, 1);
@@ -85,6 +86,7 @@ pub fn preflight(bpffs: &Path, object: &[u8]) -> Report {
         mount_namespace(),
     ];
     checks.extend(pinned(bpffs));
+    checks.push(others(bpffs));
     let (check, programs) = match verify(object) {
         Ok(programs) => (
             Check::ok("programs", format!("{} pass the verifier", programs.len())),
@@ -261,6 +263,22 @@ fn pinned(bpffs: &Path) -> Vec<Check> {
         )
     });
     std::iter::once(layout).chain(others).collect()
+}
+
+fn others(bpffs: &Path) -> Check {
+    const NAME: &str = "other enforcers";
+    let found: Vec<_> = others::look(bpffs)
+        .into_iter()
+        .map(|other| format!("{} ({})", other.name, other.seen))
+        .collect();
+    if found.is_empty() {
+        return Check::ok(NAME, "none seen");
+    }
+    Check::warning(
+        NAME,
+        found.join(", "),
+        "what either of them denies is denied: switch off policy there, or remove it",
+    )
 }
 
 /// Loads the programs, with maps of their own that go with them.

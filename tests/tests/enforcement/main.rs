@@ -7,6 +7,7 @@
 mod bad_input;
 mod cut;
 mod expect;
+mod feedback;
 mod flip;
 mod folder;
 mod lifecycle;

@@ -32,7 +32,7 @@ const REFUSAL_BYTES: usize = 64 << 10;
 
 /// Why the server did not give what was asked for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// It could not be asked, or stopped answering.
     Unreachable(String),
     /// It does not know us; the credentials were read again.
@@ -44,14 +44,14 @@ pub(super) enum Failure {
 }
 
 /// A client that can be made anew.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     access: Access,
     client: RefCell<Option<(u64, Client)>>,
     made: RefCell<u64>,
 }
 
 impl Connection {
-    pub(super) fn new(access: Access) -> Self {
+    pub(crate) fn new(access: Access) -> Self {
         Self {
             access,
             client: RefCell::new(None),
@@ -93,7 +93,7 @@ impl Connection {
     }
 
     /// Asks, and gives the body of an answer that is not a refusal.
-    pub(super) async fn get(&self, request: http::Request<Vec<u8>>) -> Result<Body, Failure> {
+    pub(crate) async fn get(&self, request: http::Request<Vec<u8>>) -> Result<Body, Failure> {
         let (number, client) = self.client().await?;
         let answer = client.send(request.map(Body::from)).await;
         let answer = answer.map_err(|error| Failure::Unreachable(describe(&error)))?;

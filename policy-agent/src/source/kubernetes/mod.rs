@@ -49,7 +49,8 @@ pub use feed::Feed;
 pub use task::Pace;
 pub use told::FeedState;
 
-use connect::Connection;
+pub(crate) use connect::{Connection, Failure};
+
 use merge::Merge;
 use task::{Shared, Task};
 use told::Report;

@@ -32,9 +32,9 @@ pub(super) enum Event<'a> {
 /// What the server says no with.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Default)]
 #[serde(default)]
-pub(super) struct Refusal {
+pub(crate) struct Refusal {
     /// HTTP status.
-    pub(super) code: u16,
+    pub(crate) code: u16,
     /// For machines: `Expired`, `Forbidden`.
     pub(super) reason: String,
     /// For people.
