@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cni::statement::{Answer, Question};
+
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -25,6 +27,8 @@ pub enum Request {
     /// wants, until one side ends: the JSON of `run`, or
     /// `{"type":"lost","lines":n}` where the reader was too slow.
     Monitor(MonitorFilter),
+    /// Of the CNI plugin: [`Answer`].
+    Cni(Question),
 }
 
 /// Which verdicts a watcher wants: all that match whatever is given.
@@ -59,6 +63,8 @@ pub enum Response {
     Policies(Vec<Policy>),
     /// To [`Request::Monitor`]: verdicts follow.
     Monitoring,
+    /// To [`Request::Cni`].
+    Cni(Answer),
     /// The request was not understood, or could not be answered.
     Error(String),
 }
@@ -97,6 +103,17 @@ pub struct Status {
     /// versions.
     #[serde(default)]
     pub policies: Vec<PolicyVersions>,
+    /// Pods that got an interface, as the CNI plugin or library told, and whose
+    /// policies are not known yet: nothing but the node's own traffic passes.
+    #[serde(default)]
+    pub awaited: Vec<Awaited>,
+    /// Isolated pods that could be reached for a while before their policies were
+    /// in force: the latest of them.
+    #[serde(default)]
+    pub unprotected: Vec<Unprotected>,
+    /// How many of these there were since the agent started.
+    #[serde(default)]
+    pub unprotected_total: u64,
     /// Interfaces that could be a pod's and are not known to be.
     pub other_interfaces: Vec<OtherInterface>,
     /// What is wrong, or worth knowing.
@@ -192,6 +209,34 @@ pub struct PolicyVersions {
     /// Read and not understood: the one before stays in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<Version>,
+}
+
+/// A pod that was told of by CNI alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Awaited {
+    /// `namespace/name`.
+    pub pod: String,
+    /// Its `metadata.uid`; may be empty.
+    pub uid: String,
+    /// Index of the node's end of its interface.
+    pub ifindex: u32,
+    /// For how long it has been held, in milliseconds.
+    pub milliseconds: u64,
+    /// What is waited for.
+    pub why: String,
+}
+
+/// A pod that could be reached before its policies were in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unprotected {
+    /// `namespace/name`.
+    pub pod: String,
+    /// Its `metadata.uid`; may be empty.
+    pub uid: String,
+    /// For how long, in milliseconds, as far as the agent saw it.
+    pub milliseconds: u64,
+    /// It was there before the agent, so that it was longer.
+    pub before_agent: bool,
 }
 
 /// An interface that is not known to be a pod's.

@@ -5,6 +5,7 @@
 //! - [`datapath`]: the kernel's maps, programs and links.
 //! - [`agent`]: the loop that ties them together.
 //! - [`api`]: what the command line asks a running agent.
+//! - [`cni`]: the CNI plugin, and what CNI leaves on disk.
 //! - [`cli`]: the command line.
 //! - [`object`]: the kernel programs, embedded.
 //! - [`others`]: who else enforces on this node.
@@ -13,6 +14,7 @@
 pub mod agent;
 pub mod api;
 pub mod cli;
+pub mod cni;
 pub mod datapath;
 pub mod iface;
 pub mod object;

@@ -20,8 +20,9 @@ use crate::iface::{
 impl State {
     /// Pods of this node and the interfaces that are theirs.
     pub(super) fn attachments(&mut self) -> Attachments {
+        let (awaited, told) = self.told_interfaces();
         let desired = self.engine.desired();
-        let pods: Vec<(PodUid, Vec<std::net::IpAddr>)> = desired
+        let mut pods: Vec<(PodUid, Vec<std::net::IpAddr>)> = desired
             .endpoints
             .iter()
             .map(|(pod, spec)| {
@@ -37,6 +38,10 @@ impl State {
             // earlier agent put it; what is behind it now, its pod chooses.
             self.adopted = true;
             self.known = adopt(self.planner.mirror(), &self.snapshot, &pods);
+            // What an earlier agent held, or the plugin while there was none.
+            let leads = &self.planner.mirror().interfaces;
+            let held = attached.iter().filter(|at| !leads.contains_key(at));
+            self.holding.extend(held);
         }
         // An interface that carries our link is the same interface, wherever its
         // pod has moved the other end.
@@ -47,26 +52,44 @@ impl State {
                 known.peer = link.peer;
             }
         }
+        // Who was there when the interface was made knows better than addresses.
+        self.known
+            .retain(|known| told.iter().all(|told| told.interface != known.interface));
+        let is_awaited: BTreeSet<PodUid> = awaited.iter().map(|(pod, _)| pod.clone()).collect();
+        let latest: BTreeMap<PodUid, u32> = told
+            .iter()
+            .map(|told| (told.pod.clone(), told.interface))
+            .collect();
+        self.known.extend(told);
+        pods.extend(awaited);
         self.assignment = assign_after(&self.snapshot, &pods, &self.known);
         self.known = self.assignment.known(&self.snapshot);
+        let now = std::time::Instant::now();
+        self.cni.births.assigned(&self.assignment, now);
         let chosen: BTreeMap<PodUid, u32> = self
             .assignment
             .interfaces
             .iter()
+            .filter(|(pod, _)| !is_awaited.contains(pod))
             .filter_map(|(pod, interfaces)| {
                 let addresses = pods
                     .iter()
                     .find(|(other, _)| other == pod)
                     .map(|(_, a)| a)?;
-                Some((pod.clone(), self.choose(&pod.0, interfaces, addresses)?))
+                let told = latest.get(pod).filter(|at| interfaces.contains(at));
+                let chosen = told.copied();
+                let chosen = chosen.or_else(|| self.choose(&pod.0, interfaces, addresses));
+                Some((pod.clone(), chosen?))
             })
             .collect();
         let desired = self.engine.desired();
+        // Of a pod whose object is not known, everything may be forbidden.
         let is_isolated = |pod: &PodUid| {
-            desired
-                .endpoints
-                .get(&pod.0)
-                .is_some_and(|spec| spec.ingress.is_some() || spec.egress.is_some())
+            is_awaited.contains(pod)
+                || desired
+                    .endpoints
+                    .get(&pod.0)
+                    .is_some_and(|spec| spec.ingress.is_some() || spec.egress.is_some())
         };
         // It cannot be told whose it is, and one of those whose it may be is
         // isolated: nothing but the node's own traffic.
@@ -89,7 +112,8 @@ impl State {
                     .copied()
                     .filter(move |i| Some(*i) != chosen)
             });
-        self.held = contested.chain(further).collect();
+        let unknown = self.cni.births.unknown(&self.assignment, now);
+        self.held = contested.chain(further).chain(unknown).collect();
         chosen
             .into_iter()
             .map(|((pod, _), ifindex)| {
@@ -184,6 +208,20 @@ impl State {
 
     pub(super) fn interface_problems(&self) -> Vec<Diagnostic> {
         let mut all = Vec::new();
+        for interface in &self.snapshot.excessive {
+            let name = self.snapshot.links.get(interface);
+            let name = name.map_or_else(|| interface.to_string(), |link| link.name.clone());
+            let message = "there are too many addresses behind it, or they never rest: they are \
+                           not read, and what was known of them stays"
+                .to_owned();
+            all.push(Diagnostic {
+                object: format!("interface {name}"),
+                source: None,
+                path: String::new(),
+                severity: Severity::Warning,
+                message,
+            });
+        }
         for ((pod, _), why) in &self.assignment.without_interface {
             let (severity, message) = match why {
                 // The store says so already.

@@ -7,6 +7,8 @@
 //!   time.
 //! - `interfaces`: which interface each pod's policies are put on, and which are
 //!   held.
+//! - `cni`: what CNI tells and asks; `told`: what was told of pods; `births`: what
+//!   is held, and which pods were unprotected.
 //! - `cleanup`: what a change leaves to be removed, off the event path.
 //! - `names`: what numbers in the kernel stand for, also of what is gone.
 //! - `verdicts`: events from the kernel, with names.
@@ -20,7 +22,9 @@
 //! - `notices`: what users must know, as Events of Kubernetes.
 //! - [`mod@run`]: the loop.
 
+mod births;
 mod cleanup;
+mod cni;
 mod feedback;
 mod generations;
 mod health;
@@ -43,8 +47,11 @@ mod server;
 mod setup;
 mod source;
 mod state;
+mod told;
 mod verdicts;
 
+pub use births::UnknownInterfaces;
+pub use cni::Options as CniOptions;
 pub use http::HttpAddress;
 pub use run::{Options, run};
 pub use source::Options as SourceOptions;

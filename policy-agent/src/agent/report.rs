@@ -58,6 +58,9 @@ pub(super) fn status(state: &mut State, extra: &[policy_core::diagnostic::Diagno
         sources: state.source.states(),
         endpoints: endpoints(state),
         policies: versions(state),
+        awaited: state.awaited(),
+        unprotected: state.cni.births.unprotected().cloned().collect(),
+        unprotected_total: state.cni.births.unprotected_total(),
         other_interfaces: other_interfaces(state),
         diagnostics: diagnostics.iter().map(Into::into).collect(),
         counters,
@@ -200,6 +203,7 @@ fn other_interfaces(state: &State) -> Vec<OtherInterface> {
             ),
             held: state.held.contains(index),
         });
+    let given_up = state.given_up();
     let left = state.assignment.not_pods.iter().filter_map(|(index, why)| {
         let why = match why {
             NotAPod::PeerHere | NotAPod::PeerGone => return None,
@@ -207,13 +211,19 @@ fn other_interfaces(state: &State) -> Vec<OtherInterface> {
             NotAPod::NoPodsAddress => "no address of a pod of this node is behind it",
             NotAPod::Denied => "the kernel does not tell what is behind it",
             NotAPod::Unsettled => "it is changing",
+            NotAPod::Excessive => "there are too many addresses behind it, or they never rest",
             NotAPod::Filtered => "its namespace is not in the folder of namespaces",
+        };
+        let why = if given_up.contains(index) {
+            format!("{why}; nobody knew it in time, so it is taken for no pod's")
+        } else {
+            why.to_owned()
         };
         Some(OtherInterface {
             interface: name(index),
             ifindex: *index,
-            why: why.to_owned(),
-            held: false,
+            why,
+            held: state.held.contains(index),
         })
     });
     held.chain(left).collect()

@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::cni::{self, Cni};
 use super::http::HttpAddress;
 use super::prefilter::Prefilter;
 use super::report;
@@ -18,6 +19,7 @@ use super::source::{self, Source};
 use super::state::{Outcome, State};
 use super::verdicts::Context;
 use crate::api::{Request, Response};
+use crate::cni::watch::FolderWatch;
 use crate::datapath::events::Events;
 use crate::datapath::{Datapath, Pins, grace};
 use crate::iface::{Change, Scanner, Watcher};
@@ -60,6 +62,8 @@ pub struct Options {
     pub spoof_check: bool,
     /// Where health and metrics are served.
     pub http: HttpAddress,
+    /// What CNI tells.
+    pub cni: cni::Options,
 }
 
 /// Runs until it is told to end. What is in force stays in force.
@@ -103,6 +107,12 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
     let mut events = Events::open(datapath.pins())?;
     let mut watcher = Watcher::new(options.netns_dir.as_deref())?;
     let scanner = Scanner::new(options.netns_dir.clone())?;
+    // Before they are read for the first time, so that nothing is missed.
+    let mut records = FolderWatch::new(&options.cni.results).context("watch a folder")?;
+    let mut network = match &options.cni.conf_dir {
+        Some(folder) => Some(FolderWatch::new(folder).context("watch a folder")?),
+        None => None,
+    };
     let mut planner = Planner::new(datapath.read_back()?, Limits::default());
     planner.set_spoof_check(options.spoof_check);
     planner.renew_all();
@@ -114,13 +124,17 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
     );
     prefilter.refresh(&datapath);
 
-    let mut state = State::new(source, datapath, planner, scanner);
+    let cni = Cni::new(&options.cni, &options.run_dir, &options.bpffs);
+    let mut state = State::new(source, datapath, planner, scanner, cni);
     state.feedback.serve(options.http, state.datapath.pins())?;
     if let source::Options::Cluster(access) = &options.source {
         let node = state.engine.node().name.clone();
         state.feedback.post(access.clone(), node)?;
     }
+    state.cni.configure();
     state.read_interfaces(&Change::everything());
+    state.read_notes();
+    state.read_records();
     state.read_source();
     let (graces, mut passed) = mpsc::channel::<()>(1);
     let mut next = Next::default();
@@ -128,6 +142,10 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
     let mut told = tell_start(&state);
     let mut questions = server::listen(&run_folder.socket(), &state.feedback.monitors)
         .with_context(|| format!("cannot listen on {}", run_folder.socket().display()))?;
+    // A plugin that found nobody listening has noted what it had to tell, before.
+    state.read_interfaces(&Change::everything());
+    state.read_notes();
+    next.take(state.reconcile(), &graces);
 
     let mut terminate = signal(SignalKind::terminate()).context("signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("signals")?;
@@ -139,6 +157,8 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
     loop {
         state.turned();
         let retry = tokio::time::sleep_until(next.retry_at.unwrap_or_else(far));
+        let deadline = state.deadline().map_or_else(far, Instant::from_std);
+        let deadline = tokio::time::sleep_until(deadline);
         let outcome = tokio::select! {
             biased;
             _ = terminate.recv() => break,
@@ -166,7 +186,23 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
                 next.waiting = false;
                 state.after_grace()
             }
+            () = records.changed() => {
+                state.read_records();
+                state.read_interfaces(&Change { own: true, ..Change::default() });
+                state.reconcile()
+            }
+            () = changed(network.as_mut()) => {
+                state.cni.configure();
+                continue
+            }
+            () = deadline => state.reconcile(),
             Some((request, answer)) = questions.recv() => {
+                if let Request::Cni(question) = request {
+                    let outcome = state.ask_cni(question, answer);
+                    next.take(outcome, &graces);
+                    state.answer_waiting();
+                    continue
+                }
                 if matches!(request, Request::Status { wait: true })
                     && let Some(question) = state.source.ask()
                 {
@@ -205,6 +241,7 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
         if !told && state.synced {
             told = tell_start(&state);
         }
+        state.answer_waiting();
     }
     state.lines.finish();
     eprintln!("policy-agent: ending; what is in force stays in force");
@@ -267,6 +304,14 @@ impl Waiting {
     }
 }
 
+/// Waits for a change in a folder, if one is watched.
+async fn changed(folder: Option<&mut FolderWatch>) {
+    match folder {
+        Some(folder) => folder.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// What the loop has to come back to.
 #[derive(Debug, Default)]
 struct Next {
@@ -315,6 +360,9 @@ fn respond(state: &mut State, prefilter: &mut Prefilter, request: Request) -> (R
         Request::Policies => Response::Policies(report::policies(state)),
         // Answered where it was read.
         Request::Monitor(_) => Response::Monitoring,
+        Request::Cni(_) => {
+            Response::Error("questions of the CNI plugin have a way of their own".into())
+        }
     };
     (response, outcome)
 }

@@ -26,8 +26,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LONGEST: u64 = 64 * 1024;
 /// How often a client that says no more is looked at.
 const LOOK: Duration = Duration::from_millis(100);
-/// Clients that are served at one time.
-const CLIENTS: usize = 16;
+/// Clients that are served at one time: runtimes wait for the policies of each pod
+/// that they start.
+const CLIENTS: usize = 1_024;
+/// Questions that wait for the loop.
+const QUESTIONS: usize = 16;
 
 /// Listens; questions come out of the receiver.
 pub(super) fn listen(path: &Path, monitors: &Monitors) -> io::Result<mpsc::Receiver<Question>> {
@@ -38,7 +41,7 @@ pub(super) fn listen(path: &Path, monitors: &Monitors) -> io::Result<mpsc::Recei
     }
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    let (questions, answered) = mpsc::channel(CLIENTS);
+    let (questions, answered) = mpsc::channel(QUESTIONS);
     let monitors = monitors.clone();
     tokio::spawn(async move {
         let clients = std::sync::Arc::new(tokio::sync::Semaphore::new(CLIENTS));

@@ -17,7 +17,7 @@ use policy_core::store::{Object, SourceEvent, Store};
 use super::node;
 use super::state::{State, node_problem};
 use crate::api::SourceState;
-use crate::source::kubernetes::{self, Access, Cluster, Feed, Pace};
+use crate::source::kubernetes::{self, Access, Cluster, Feed, News, Pace};
 use crate::source::manifests::Manifests;
 
 /// What the agent is told about its source.
@@ -173,12 +173,14 @@ impl State {
         match &mut self.source {
             Source::Manifests(_) => self.read_manifests(),
             Source::Cluster { cluster, .. } => {
-                let feedback = &mut self.feedback;
+                let (feedback, telling) = (&mut self.feedback, &mut self.cni.telling);
                 let node = self.engine.node().name.clone();
-                let news = cluster.apply(&mut self.engine, |news| {
+                let heard = |news: News<'_>| {
                     feedback.heard(news.events, &node, news.at);
                     feedback.generations.tell(news.versions);
-                });
+                };
+                let read = |event| telling.merge(event, &node);
+                let news = cluster.apply(&mut self.engine, heard, read);
                 let first = !self.synced && cluster.is_synced();
                 self.synced |= first;
                 self.synced && (news || first)
@@ -210,8 +212,10 @@ impl State {
         let changed = !(update.events.is_empty() && update.versions.is_empty());
         self.feedback.heard(&update.events, &name, heard);
         self.feedback.generations.tell(update.versions);
+        let telling = &mut self.cni.telling;
+        let events = update.events.into_iter();
         self.engine
-            .apply(update.events.into_iter().map(|event| at_home(event, &name)));
+            .apply(events.map(|event| telling.merge(at_home(event, &name), &name)));
         if !self.synced {
             // What an earlier agent left in force may come from what cannot be read
             // now: it stays until that can be told.

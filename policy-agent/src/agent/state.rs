@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use policy_core::desired::PodRef;
 use policy_core::diagnostic::{Diagnostic, Severity};
@@ -11,6 +12,7 @@ use policy_core::ops::Op;
 use policy_core::plan::{Attachments, Plan, Planner, Programmed};
 
 use super::cleanup::Cleanup;
+use super::cni::Cni;
 use super::feedback::Feedback;
 use super::lines::Lines;
 use super::names::Names;
@@ -31,7 +33,7 @@ pub(super) struct State {
     scanner: Scanner,
     pub(super) snapshot: Snapshot,
     /// Interfaces were read at least once.
-    scanned: bool,
+    pub(super) scanned: bool,
     /// Interfaces that were held, and whether endpoints were looked for that an
     /// earlier agent left.
     pub(super) holding: BTreeSet<u32>,
@@ -39,6 +41,7 @@ pub(super) struct State {
     pub(super) assignment: Assignment<PodUid>,
     pub(super) known: Vec<KnownInterface<PodUid>>,
     pub(super) held: BTreeSet<u32>,
+    pub(super) cni: Cni,
     /// What the last plan was made for, if it has been carried out whole.
     pub(super) settled: Option<(Attachments, BTreeSet<u32>)>,
     /// Interfaces were looked at since the last reconciliation.
@@ -98,6 +101,7 @@ impl State {
         datapath: Datapath,
         planner: Planner,
         scanner: Scanner,
+        cni: Cni,
     ) -> Self {
         Self {
             engine: Engine::new(source.node()),
@@ -112,6 +116,7 @@ impl State {
             assignment: assign_after(&Snapshot::default(), &[], &[]),
             known: Vec::new(),
             held: BTreeSet::new(),
+            cni,
             settled: None,
             looked: true,
             programmed: BTreeMap::new(),
@@ -150,8 +155,10 @@ impl State {
 
     /// As [`Self::reconcile`], which tells people of it as well.
     pub(super) fn put_in_force(&mut self) -> Outcome {
+        let now = Instant::now();
+        self.take_told(now);
         if !self.synced {
-            return Outcome::default();
+            return self.hold_meanwhile(now);
         }
         if !self.scanned {
             // Nothing is known of interfaces: that is not the same as none.
@@ -178,6 +185,7 @@ impl State {
             && held == self.held
         {
             self.settled = Some((before, held));
+            self.note_births();
             return Outcome::done(false);
         }
         let desired = self.engine.desired();
@@ -201,6 +209,7 @@ impl State {
                 self.planner.settle(desired, &self.programmed);
                 self.settled = Some((attachments, self.held.clone()));
             }
+            self.note_births();
             return Outcome::done(false);
         }
         self.changes += 1;
@@ -212,6 +221,7 @@ impl State {
             if !grace {
                 self.settle(attachments);
             }
+            self.note_births();
             return Outcome::done(grace);
         }
         // What was to be removed afterwards may still be in force.
@@ -325,6 +335,7 @@ impl State {
         all.extend(self.failure.iter().cloned());
         all.extend(self.scan_failure.iter().cloned());
         all.extend(self.interface_problems());
+        all.extend(self.cni_problems());
         all.extend(self.other_versions());
         all.extend(self.feedback.problems());
         all.sort();

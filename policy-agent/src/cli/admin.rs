@@ -179,6 +179,8 @@ pub(super) fn cleanup(run_dir: &Path, bpffs: &Path, format: Format) -> anyhow::R
     };
     let done = remove::cleanup(bpffs)?;
     drop(pins);
+    // What the CNI plugin noted is of interfaces that are not enforced any more.
+    let _ = std::fs::remove_dir_all(crate::cni::notes::Notes::new(run_dir).folder());
     // Files of the run directory, in the order in which they stop being needed.
     let socket = run_dir::socket(run_dir);
     for file in [socket, run_dir.join("lock")] {

@@ -5,6 +5,7 @@
 
 mod admin;
 mod client;
+mod cni;
 mod manual;
 mod monitor;
 mod output;
@@ -68,6 +69,10 @@ enum Command {
     Preflight(BpffsArgs),
     /// The emergency switch: `off` stops denying anything, at once, until `on`.
     Enforce(EnforceArgs),
+    /// The chained CNI plugin: with it, no pod starts before its policies are in
+    /// force, or it is held.
+    #[command(subcommand)]
+    Cni(cni::CniCommand),
     /// Remove every trace from the kernel, and prove it. Refuses while an agent
     /// runs.
     Cleanup(CleanupArgs),
@@ -154,6 +159,29 @@ struct RunArgs {
     /// read again when it changes.
     #[arg(long, env = "POLICY_AGENT_DENY_PREFIXES", value_name = "FILE")]
     deny_prefixes: Option<PathBuf>,
+    /// What happens to a veth that appears while the agent runs and that nobody
+    /// knows: `hold` lets only the node's own traffic pass, for 30 s at most;
+    /// `pass` leaves it alone. Without it, `pass` with a folder of manifests, else
+    /// `hold`.
+    #[arg(
+        long,
+        env = "POLICY_AGENT_UNKNOWN_INTERFACES",
+        value_enum,
+        value_name = "HOW"
+    )]
+    unknown_interfaces: Option<agent::UnknownInterfaces>,
+    /// Folder in which the CNI library records each pod's interface and addresses.
+    #[arg(
+        long,
+        env = "POLICY_AGENT_CNI_RESULTS_DIR",
+        default_value = crate::cni::results::FOLDER,
+        value_name = "DIR"
+    )]
+    cni_results_dir: PathBuf,
+    /// Keep the configuration that `cni install` wrote up to date in this folder,
+    /// when the network's own configuration changes.
+    #[arg(long, env = "POLICY_AGENT_CNI_CONF_DIR", value_name = "DIR")]
+    cni_conf_dir: Option<PathBuf>,
     /// Let pods send from addresses that are not their own.
     #[arg(long, env = "POLICY_AGENT_NO_SPOOF_CHECK")]
     no_spoof_check: bool,
@@ -278,6 +306,7 @@ fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Maps(args) => admin::maps(&args.bpffs.bpffs, args.output.output),
         Command::Preflight(args) => admin::preflight(&args.bpffs.bpffs, args.output.output),
         Command::Enforce(args) => admin::enforce(&args.bpffs.bpffs, args.switch == Switch::On),
+        Command::Cni(command) => cni::run(command),
         Command::Cleanup(args) => {
             let code =
                 admin::cleanup(&args.run_dir.run_dir, &args.bpffs.bpffs, args.output.output)?;
@@ -293,6 +322,7 @@ fn dispatch(command: Command) -> anyhow::Result<u8> {
 }
 
 fn run(args: RunArgs) -> anyhow::Result<u8> {
+    let is_cluster = args.manifests.is_none();
     // Without a cluster nobody probes, and several agents may share a machine.
     let http = args.http_address.unwrap_or(if args.manifests.is_some() {
         agent::HttpAddress::Off
@@ -314,6 +344,16 @@ fn run(args: RunArgs) -> anyhow::Result<u8> {
         deny_prefixes: args.deny_prefixes,
         spoof_check: !args.no_spoof_check,
         http,
+        cni: agent::CniOptions {
+            results: args.cni_results_dir,
+            conf_dir: args.cni_conf_dir,
+            // In a cluster what appears is a pod's, nearly always.
+            unknown: args.unknown_interfaces.unwrap_or(if is_cluster {
+                agent::UnknownInterfaces::Hold
+            } else {
+                agent::UnknownInterfaces::Pass
+            }),
+        },
     };
     if let Err(error) = agent::run::check(&options) {
         eprintln!("policy-agent: {error:#}");

@@ -86,6 +86,33 @@ fn table(status: &Status) -> String {
         text.push('\n');
     }
     text.push_str(&endpoint_table(&status.endpoints));
+    if !status.awaited.is_empty() {
+        text.push_str("\nPods that are held until their objects are known:\n");
+        for pod in &status.awaited {
+            text.push_str(&format!(
+                "  {} (interface {}, for {}): {}\n",
+                pod.pod,
+                pod.ifindex,
+                time(pod.milliseconds),
+                pod.why
+            ));
+        }
+    }
+    if status.unprotected_total > 0 {
+        text.push_str(&format!(
+            "\nPods that could be reached before their policies were in force: {}\n",
+            status.unprotected_total
+        ));
+        for pod in &status.unprotected {
+            let before = if pod.before_agent {
+                ", and before the agent came"
+            } else {
+                ""
+            };
+            let how_long = time(pod.milliseconds);
+            text.push_str(&format!("  {}: for {how_long}{before}\n", pod.pod));
+        }
+    }
     if !status.other_interfaces.is_empty() {
         text.push_str("\nInterfaces that are not known to be a pod's:\n");
         for other in &status.other_interfaces {
@@ -153,6 +180,15 @@ fn source_table(sources: &[SourceState]) -> String {
         "LAST ERROR",
     ];
     columns(&titles, &rows)
+}
+
+/// A time as people read it.
+fn time(milliseconds: u64) -> String {
+    if milliseconds < 10_000 {
+        format!("{milliseconds} ms")
+    } else {
+        format!("{} s", milliseconds / 1_000)
+    }
 }
 
 /// `endpoints`.

@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     collections::BTreeSet,
     fs, io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -88,22 +88,13 @@ impl Datapath {
                 Pinned::Nothing => {}
             }
             match self.backend {
-                Backend::Tcx => self.attach_tcx(ifindex, hook, &path)?,
+                Backend::Tcx => attach_tcx(self.programs.of(hook).fd(), ifindex, hook, &path)?,
                 Backend::Clsact => {
                     clsact::attach(ifindex, hook, self.programs.of(hook).fd(), &path)?;
                 }
             }
         }
         Ok(())
-    }
-
-    fn attach_tcx(&self, ifindex: u32, hook: Hook, path: &Path) -> Result<(), AttachError> {
-        let program = self.programs.of(hook).fd();
-        let link = link::create(program, ifindex, attach_type(hook), link::FRONT)
-            .map_err(|source| AttachError::new(ifindex, hook, "attach", source))?;
-        // A crash before the pin closes the link: as if never attached.
-        sys::obj_pin(link.as_fd(), path)
-            .map_err(|source| AttachError::new(ifindex, hook, "pin", source))
     }
 
     /// Takes both programs off an interface; one that is gone is fine.
@@ -171,6 +162,20 @@ impl Datapath {
             .filter_map(|(ifindex, count)| (count == 2).then_some(ifindex))
             .collect())
     }
+}
+
+/// Attaches a program at the front and pins the link.
+pub(super) fn attach_tcx(
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+    hook: Hook,
+    path: &Path,
+) -> Result<(), AttachError> {
+    let link = link::create(program, ifindex, attach_type(hook), link::FRONT)
+        .map_err(|source| AttachError::new(ifindex, hook, "attach", source))?;
+    // A crash before the pin closes the link: as if never attached.
+    sys::obj_pin(link.as_fd(), path)
+        .map_err(|source| AttachError::new(ifindex, hook, "pin", source))
 }
 
 /// What a pin of the links' folder is.

@@ -23,7 +23,7 @@ use super::{
     map::MapError,
     maps::Maps,
     pin::{self, Hook, PinError, Pins},
-    sys,
+    pinned, sys,
 };
 use crate::object::NotBuilt;
 
@@ -69,6 +69,8 @@ impl Datapath {
         let backend = options.backend.unwrap_or_else(Backend::best);
         let opened = load(&pins, object).and_then(|(maps, programs)| {
             adopt::adopt(&pins, &programs)?;
+            pinned::pin(&pins, |hook| programs.of(hook).fd())?;
+            pinned::sweep(&pins)?;
             Ok(Self {
                 pins,
                 maps,

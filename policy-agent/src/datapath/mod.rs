@@ -13,7 +13,7 @@
 //! - [`pin`], [`layout`]: paths, the BPF file system, the check of what is pinned.
 //! - [`load`], `adopt`: programs through the verifier, and into links that are
 //!   there already.
-//! - [`attach`], [`clsact`], [`prefilter`]: interfaces.
+//! - [`attach`], [`clsact`], [`prefilter`]: interfaces; [`pinned`]: without an agent.
 //! - [`maps`], [`map`]: typed maps, without any program.
 //! - [`apply`] (with `encode`), [`readback`], [`settings`]: operations, and what they left.
 //! - [`events`], [`counters`], [`sweep`], [`dump`]: what goes on.
@@ -35,6 +35,7 @@ pub mod load;
 pub mod map;
 pub mod maps;
 pub mod pin;
+pub mod pinned;
 pub mod prefilter;
 pub mod preflight;
 pub mod readback;

@@ -1,7 +1,7 @@
 //! Where things are pinned, and the BPF file system itself.
 //!
-//! Everything is below `<bpffs>/policy-agent/v<ABI>/`: `maps/<name>` and
-//! `links/<ifindex>-from`, `-to`, `-xdp`. Whether what is pinned is what this
+//! Everything is below `<bpffs>/policy-agent/v<ABI>/`: `maps/<name>`,
+//! `links/<ifindex>-from`, `-to`, `-xdp`, and `programs/<name>`. Whether what is pinned is what this
 //! agent knows is `layout`'s.
 
 use std::{
@@ -103,6 +103,18 @@ impl Pins {
         self.version().join("links")
     }
 
+    /// The folder of programs, for what must be attached while no agent runs.
+    #[must_use]
+    pub fn programs(&self) -> PathBuf {
+        self.version().join("programs")
+    }
+
+    /// The pin of a program.
+    #[must_use]
+    pub fn program(&self, hook: Hook) -> PathBuf {
+        self.programs().join(hook.program())
+    }
+
     /// The pin of a map.
     #[must_use]
     pub fn map(&self, name: &str) -> PathBuf {
@@ -152,7 +164,7 @@ impl Pins {
     /// [`PinError::Mount`], [`PinError::Io`].
     pub fn prepare(&self) -> Result<(), PinError> {
         mount(&self.bpffs)?;
-        for folder in [self.maps(), self.links()] {
+        for folder in [self.maps(), self.links(), self.programs()] {
             fs::create_dir_all(&folder).map_err(|source| PinError::Io {
                 what: "make the folder",
                 path: folder,

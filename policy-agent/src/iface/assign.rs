@@ -45,6 +45,8 @@ pub enum NotAPod {
     Denied,
     /// It changed while it was read ([`Behind::Unsettled`]).
     Unsettled,
+    /// There are too many addresses to be read ([`Behind::Excessive`]).
+    Excessive,
     /// Outside the folder of namespaces ([`Behind::Filtered`]).
     Filtered,
 }
@@ -374,6 +376,7 @@ fn not_a_pod(snapshot: &Snapshot, link: &Link) -> NotAPod {
         Some(Behind::Addresses(_)) => NotAPod::NoPodsAddress,
         Some(Behind::Denied) => NotAPod::Denied,
         Some(Behind::Filtered) => NotAPod::Filtered,
+        Some(Behind::Excessive) => NotAPod::Excessive,
         Some(Behind::Unsettled) | None => NotAPod::Unsettled,
     }
 }

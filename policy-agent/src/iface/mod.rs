@@ -7,6 +7,8 @@
 //! no name is interpreted.
 //!
 //! - [`Scanner`] reads a [`Snapshot`]; [`Watcher`] says when another is due.
+//! - [`node_side()`] finds the node's end of one namespace's interface, for the CNI
+//!   plugin.
 //! - [`assign()`] is pure: snapshot and pods in, owners and doubts out.
 //!
 //! What to do with an interface (attach, hold, leave alone) is the caller's.
@@ -16,6 +18,7 @@
 mod assign;
 mod error;
 mod events;
+mod find;
 mod netns_dir;
 mod pace;
 mod scan;
@@ -28,6 +31,7 @@ pub use assign::{
     Assignment, Conflict, KnownInterface, NoInterface, NotAPod, assign, assign_after,
 };
 pub use error::IfaceError;
+pub use find::node_side;
 pub use netns_dir::NetnsProblem;
 pub use pace::Change;
 pub use scan::Scanner;

@@ -35,8 +35,11 @@ const ROUNDS: u32 = 4;
 pub(super) enum Foreign {
     /// Interface index there and address, all that were asked for.
     Addresses(Vec<(u32, IpAddr)>),
-    /// No such namespace or interface any more, or always changing.
+    /// No such namespace or interface any more.
     Unsettled,
+    /// More than is read, or always changing: what a pod does there must not
+    /// keep the node from reading about others.
+    Excessive,
     /// Not ours to read.
     Denied,
 }
@@ -64,6 +67,8 @@ pub(super) trait Kernel {
 struct Answer {
     peer: (Nsid, u32),
     behind: Behind,
+    /// The answer before, because the one of now cannot be had.
+    excessive: bool,
 }
 
 type Answers = BTreeMap<u32, Answer>;
@@ -147,6 +152,7 @@ impl Scanner {
     /// behind is no error but [`Behind::Unsettled`] or [`Behind::Denied`].
     pub fn scan(&mut self, change: &Change) -> Result<Snapshot, IfaceError> {
         let mut kept = std::mem::take(&mut self.answers);
+        let before = kept.clone();
         if change.everything {
             kept.clear();
         }
@@ -157,8 +163,13 @@ impl Scanner {
             Some(last) if last.hold_for(&change.namespaces, &mut self.kernel)? => last,
             _ => Tables::read(&mut self.kernel)?,
         };
-        let (snapshot, answers) =
-            look_around(&mut self.kernel, self.netns_dir.as_deref(), tables, kept)?;
+        let (snapshot, answers) = look_around(
+            &mut self.kernel,
+            self.netns_dir.as_deref(),
+            tables,
+            kept,
+            &before,
+        )?;
         self.last = Some(Tables {
             links: snapshot.links.clone(),
             own_addresses: snapshot.own_addresses.clone(),
@@ -169,12 +180,13 @@ impl Scanner {
 }
 
 /// Completes `tables` with what is behind the veths, asking for what `answers`
-/// does not have.
+/// does not have. What cannot be had is taken from `before`.
 fn look_around(
     kernel: &mut impl Kernel,
     netns_dir: Option<&Path>,
     tables: Tables,
     mut answers: Answers,
+    before: &Answers,
 ) -> Result<(Snapshot, Answers), IfaceError> {
     let Tables {
         mut links,
@@ -197,7 +209,7 @@ fn look_around(
         }
         let mut moved = false;
         for (namespace, veths) in &open {
-            look_behind(kernel, *namespace, veths, &mut answers)?;
+            look_behind(kernel, *namespace, veths, &mut answers, before)?;
             for (index, peer) in veths {
                 if !leads_to(kernel, *index, (*namespace, *peer))? {
                     answers.remove(index);
@@ -227,6 +239,11 @@ fn look_around(
             (index, behind)
         })
         .collect();
+    let excessive = answers
+        .iter()
+        .filter(|(_, answer)| answer.excessive)
+        .map(|(index, _)| *index)
+        .collect();
     let (named_namespaces, problems) = match folder {
         Some(folder) => (Some(folder.namespaces), folder.problems),
         None => (None, Vec::new()),
@@ -235,6 +252,7 @@ fn look_around(
         links,
         own_addresses,
         behind,
+        excessive,
         named_namespaces,
         problems,
     };
@@ -267,6 +285,7 @@ fn look_behind(
     namespace: Nsid,
     veths: &[(u32, u32)],
     answers: &mut Answers,
+    before: &Answers,
 ) -> Result<(), IfaceError> {
     // The usual case asks for one interface only, so that what a pod builds
     // inside its namespace does not slow down the node. Several veths into one
@@ -284,26 +303,40 @@ fn look_behind(
         let behind = match first {
             Foreign::Unsettled => continue,
             Foreign::Denied => Behind::Denied,
+            Foreign::Excessive => Behind::Excessive,
             Foreign::Addresses(rows) => {
                 let on_peer = sorted(rows.iter().filter(|(at, _)| at == peer));
                 let settled = on_peer
                     .iter()
                     .any(|address| AddressClass::of(*address) == AddressClass::Global);
-                let beside = if settled {
-                    Vec::new()
+                if settled {
+                    let beside = Vec::new();
+                    Behind::Addresses(PeerAddresses { on_peer, beside })
                 } else {
                     match cached(&mut whole, kernel, namespace)? {
                         Foreign::Addresses(rows) => {
-                            sorted(rows.iter().filter(|(at, _)| at != peer))
+                            let beside = sorted(rows.iter().filter(|(at, _)| at != peer));
+                            Behind::Addresses(PeerAddresses { on_peer, beside })
                         }
+                        Foreign::Excessive => Behind::Excessive,
                         Foreign::Unsettled | Foreign::Denied => continue,
                     }
-                };
-                Behind::Addresses(PeerAddresses { on_peer, beside })
+                }
             }
         };
         let peer = (namespace, *peer);
-        answers.insert(*index, Answer { peer, behind });
+        let excessive = behind == Behind::Excessive;
+        let known = before.get(index).filter(|known| known.peer == peer);
+        let behind = match known {
+            Some(known) if excessive => known.behind.clone(),
+            _ => behind,
+        };
+        let answer = Answer {
+            peer,
+            behind,
+            excessive,
+        };
+        answers.insert(*index, answer);
     }
     Ok(())
 }

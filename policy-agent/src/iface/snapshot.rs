@@ -158,6 +158,9 @@ pub enum Behind {
     Denied,
     /// It changed while it was read; the next scan tells.
     Unsettled,
+    /// It has more addresses than are read, or they never rest, and nothing was
+    /// known of it before.
+    Excessive,
     /// Not asked: the namespace is not in the folder given by `--netns-dir`.
     Filtered,
 }
@@ -173,6 +176,9 @@ pub struct Snapshot {
     /// For every veth (or netkit) whose peer is in another namespace, by
     /// interface index.
     pub behind: BTreeMap<u32, Behind>,
+    /// Links behind which are more addresses than are read, or addresses that
+    /// never rest: of these, `behind` is what was known before.
+    pub excessive: BTreeSet<u32>,
     /// With `--netns-dir`: the namespaces of the folder that are linked with
     /// the agent's, and the files that stand for them.
     pub named_namespaces: Option<BTreeMap<Nsid, BTreeSet<PathBuf>>>,
@@ -194,7 +200,8 @@ impl Snapshot {
     pub fn behind(&self, index: u32) -> Option<&PeerAddresses> {
         match self.behind.get(&index) {
             Some(Behind::Addresses(addresses)) => Some(addresses),
-            Some(Behind::Denied | Behind::Unsettled | Behind::Filtered) | None => None,
+            Some(Behind::Denied | Behind::Unsettled | Behind::Excessive | Behind::Filtered)
+            | None => None,
         }
     }
 }

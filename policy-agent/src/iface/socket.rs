@@ -34,6 +34,13 @@ use super::{
 /// read takes less.
 const ATTEMPTS: u32 = 20;
 
+/// Rows of another namespace's table that are read: a pod adds as many addresses
+/// as it likes.
+const FOREIGN_ROWS: usize = 4_096;
+
+/// How often such a table is read again; its pod may change it all the time.
+const FOREIGN_ATTEMPTS: u32 = 3;
+
 /// The kernel answers at once, except while it holds the lock of the network
 /// configuration for somebody else.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -148,47 +155,97 @@ impl QuestionSocket {
         }
     }
 
-    /// A whole table, read without an interruption: `None` when every attempt
-    /// was interrupted.
+    /// A whole table of the agent's own namespace, read without an interruption.
+    fn own<T>(
+        &mut self,
+        what: &'static str,
+        question: &RouteNetlinkMessage,
+        kind: u16,
+        decode: impl Fn(&[u8]) -> Result<Option<T>, DecodeError>,
+    ) -> Result<Vec<T>, IfaceError> {
+        for _ in 0..ATTEMPTS {
+            match self.dump(what, question, kind, &decode, usize::MAX) {
+                Ok(Dump::Whole(rows)) => return Ok(rows),
+                Ok(Dump::Interrupted | Dump::TooLong) => {}
+                Err(failure) => return Err(failure.or_call(what)),
+            }
+        }
+        Err(IfaceError::Interrupted {
+            what,
+            attempts: ATTEMPTS,
+        })
+    }
+
+    /// Reads a table once, up to `most` rows.
     fn dump<T>(
         &mut self,
         what: &'static str,
         question: &RouteNetlinkMessage,
         kind: u16,
         decode: impl Fn(&[u8]) -> Result<Option<T>, DecodeError>,
+        most: usize,
+    ) -> Result<Dump<T>, Failure> {
+        let mut rows = Vec::new();
+        let mut interrupted = false;
+        self.send(what, question.clone(), true)?;
+        self.receive(what, |part| {
+            interrupted |= part.flags & NLM_F_DUMP_INTR != 0;
+            if part.kind == kind {
+                let row = decode(part.payload)
+                    .map_err(|error| Failure::Fatal(IfaceError::answer(what, error)))?;
+                rows.extend(row);
+            }
+            Ok(part.kind == wire::NLMSG_DONE || rows.len() > most)
+        })?;
+        if rows.len() > most {
+            // The kernel goes on with an answer for as long as its socket is
+            // there, and takes no other question.
+            let fresh = Self::open().map_err(Failure::Fatal)?;
+            self.socket = fresh.socket;
+            return Ok(Dump::TooLong);
+        }
+        Ok(if interrupted {
+            Dump::Interrupted
+        } else {
+            Dump::Whole(rows)
+        })
+    }
+
+    /// A table of another namespace; `None`: it is too long, or always changing.
+    fn foreign<T>(
+        &mut self,
+        what: &'static str,
+        question: &RouteNetlinkMessage,
+        kind: u16,
+        decode: impl Fn(&[u8]) -> Result<Option<T>, DecodeError>,
     ) -> Result<Option<Vec<T>>, Failure> {
-        for _ in 0..ATTEMPTS {
-            let mut rows = Vec::new();
-            let mut interrupted = false;
-            self.send(what, question.clone(), true)?;
-            self.receive(what, |part| {
-                interrupted |= part.flags & NLM_F_DUMP_INTR != 0;
-                if part.kind == kind {
-                    let row = decode(part.payload)
-                        .map_err(|error| Failure::Fatal(IfaceError::answer(what, error)))?;
-                    rows.extend(row);
-                }
-                Ok(part.kind == wire::NLMSG_DONE)
-            })?;
-            if !interrupted {
-                return Ok(Some(rows));
+        for _ in 0..FOREIGN_ATTEMPTS {
+            match self.dump(what, question, kind, &decode, FOREIGN_ROWS)? {
+                Dump::Whole(rows) => return Ok(Some(rows)),
+                Dump::TooLong => return Ok(None),
+                Dump::Interrupted => {}
             }
         }
         Ok(None)
     }
 }
 
+/// What came of reading a table.
+enum Dump<T> {
+    /// All of it, as it was at one moment.
+    Whole(Vec<T>),
+    /// It changed meanwhile.
+    Interrupted,
+    /// It has more rows than were asked for.
+    TooLong,
+}
+
 impl Kernel for QuestionSocket {
     fn links(&mut self) -> Result<BTreeMap<u32, Link>, IfaceError> {
         const WHAT: &str = "list the links (RTM_GETLINK)";
         let decode = |payload: &[u8]| wire::link(payload).map(Some);
-        self.dump(WHAT, &wire::links_question(None), wire::RTM_NEWLINK, decode)
-            .map_err(|failure| failure.or_call(WHAT))?
-            .map(|links| links.into_iter().map(|link| (link.index, link)).collect())
-            .ok_or(IfaceError::Interrupted {
-                what: WHAT,
-                attempts: ATTEMPTS,
-            })
+        let links = self.own(WHAT, &wire::links_question(None), wire::RTM_NEWLINK, decode)?;
+        Ok(links.into_iter().map(|link| (link.index, link)).collect())
     }
 
     fn link(&mut self, index: u32) -> Result<Option<Link>, IfaceError> {
@@ -215,13 +272,7 @@ impl Kernel for QuestionSocket {
     fn own_addresses(&mut self) -> Result<Vec<OwnAddress>, IfaceError> {
         const WHAT: &str = "list the node's addresses (RTM_GETADDR)";
         let question = wire::addresses_question(None, None);
-        let records = self
-            .dump(WHAT, &question, wire::RTM_NEWADDR, wire::address)
-            .map_err(|failure| failure.or_call(WHAT))?
-            .ok_or(IfaceError::Interrupted {
-                what: WHAT,
-                attempts: ATTEMPTS,
-            })?;
+        let records = self.own(WHAT, &question, wire::RTM_NEWADDR, wire::address)?;
         let mut own: Vec<_> = records
             .into_iter()
             .map(|record| OwnAddress {
@@ -242,9 +293,9 @@ impl Kernel for QuestionSocket {
     ) -> Result<Foreign, IfaceError> {
         const WHAT: &str = "list the addresses of another namespace (RTM_GETADDR)";
         let question = wire::addresses_question(Some(namespace), interface);
-        let records = match self.dump(WHAT, &question, wire::RTM_NEWADDR, wire::address) {
+        let records = match self.foreign(WHAT, &question, wire::RTM_NEWADDR, wire::address) {
             Ok(Some(records)) => records,
-            Ok(None) => return Ok(Foreign::Unsettled),
+            Ok(None) => return Ok(Foreign::Excessive),
             // rtnl_get_net_ns_capable (net/core/rtnetlink.c): an id that nobody
             // has any more is EINVAL, an interface that is gone ENODEV.
             Err(Failure::Kernel(Errno::INVAL | Errno::NODEV | Errno::NXIO)) => {

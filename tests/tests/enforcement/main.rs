@@ -5,6 +5,7 @@
 //! `simulate` says as well.
 
 mod bad_input;
+mod cni;
 mod cut;
 mod expect;
 mod feedback;

@@ -259,8 +259,12 @@ impl Node {
         let root = self.bpffs().join("policy-agent");
         let mut ids = BTreeSet::new();
         for pin in files_below(&root)? {
-            let is_map = pin.parent().is_some_and(|dir| dir.ends_with("maps"));
-            let kind = if is_map { "map" } else { "link" };
+            let folder = pin.parent().and_then(Path::file_name);
+            let kind = match folder.and_then(|name| name.to_str()) {
+                Some("maps") => "map",
+                Some("programs") => "prog",
+                _ => "link",
+            };
             let shown = bpftool(&[kind, "show", "pinned", &pin.display().to_string()])?;
             ids.insert((kind, id_of(&shown)?));
             if let Some(program) = shown["prog_id"].as_u64() {

@@ -100,7 +100,7 @@ fn behind(script: &mut Script) -> BTreeMap<u32, Behind> {
 
 fn scan(script: &mut Script, kept: Answers) -> (Snapshot, Answers) {
     let tables = Tables::read(script).expect("scripts do not fail");
-    look_around(script, None, tables, kept).expect("scripts do not fail")
+    look_around(script, None, tables, kept, &Answers::new()).expect("scripts do not fail")
 }
 
 #[test]

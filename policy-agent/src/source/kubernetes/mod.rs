@@ -190,8 +190,14 @@ impl Cluster {
         Ok(())
     }
 
-    /// Applies what has come, and says what it was; true if objects were told.
-    pub fn apply(&mut self, engine: &mut Engine, mut heard: impl FnMut(News<'_>)) -> bool {
+    /// Applies what has come, as `read` reads it, and says what it was; true if
+    /// objects were told.
+    pub fn apply(
+        &mut self,
+        engine: &mut Engine,
+        mut heard: impl FnMut(News<'_>),
+        mut read: impl FnMut(SourceEvent) -> SourceEvent,
+    ) -> bool {
         let mut news = false;
         for report in self.inbox.drain(..) {
             let Report {
@@ -210,7 +216,7 @@ impl Cluster {
                     events: &events,
                     versions,
                 });
-                engine.apply(events);
+                engine.apply(events.into_iter().map(&mut read));
             }
             self.states.insert(feed, state);
             self.passed.insert(feed, passed);

@@ -112,7 +112,7 @@ impl Bed {
                 match timeout_at(end, self.cluster.changed()).await {
                     Ok(Ok(())) => {
                         self.woken += 1;
-                        self.cluster.apply(&mut self.engine, |_| {});
+                        self.cluster.apply(&mut self.engine, |_| {}, |event| event);
                     }
                     Ok(Err(error)) => panic!("{caller}: {error}"),
                     Err(_) => panic!("{caller}: never: {what}; {:?}", self.cluster.states()),
@@ -138,7 +138,7 @@ impl Bed {
                 );
                 match timeout_at(end, self.cluster.changed()).await {
                     Ok(Ok(())) => {
-                        self.cluster.apply(&mut self.engine, |_| {});
+                        self.cluster.apply(&mut self.engine, |_| {}, |event| event);
                     }
                     Ok(Err(error)) => panic!("{caller}: {error}"),
                     Err(_) => return,

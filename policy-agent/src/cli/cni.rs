@@ -1,0 +1,106 @@
+//! `cni install` and `cni uninstall`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::{BpffsArg, DONE, NO, RunDirArg};
+use crate::cni::install::{self, Configured, Places};
+use crate::run_dir::{RunDir, RunDirError};
+
+/// What to do about the plugin.
+#[derive(Debug, Subcommand)]
+pub(super) enum CniCommand {
+    /// Put the plugin into the folder of CNI plugins, and chain it to the node's
+    /// network, in a configuration that sorts first. Again: bring both up to date.
+    Install(InstallArgs),
+    /// Remove both; the network's own configuration, which was never touched, is
+    /// in force again. Refuses while an agent runs.
+    Uninstall(UninstallArgs),
+}
+
+/// Where CNI has its files.
+#[derive(Debug, Args)]
+pub(super) struct Folders {
+    /// Folder of CNI plugins.
+    #[arg(
+        long,
+        env = "POLICY_AGENT_CNI_BIN_DIR",
+        default_value = "/opt/cni/bin",
+        value_name = "DIR"
+    )]
+    cni_bin_dir: PathBuf,
+    /// Folder of CNI configurations.
+    #[arg(
+        long,
+        env = "POLICY_AGENT_CNI_CONF_DIR",
+        default_value = "/etc/cni/net.d",
+        value_name = "DIR"
+    )]
+    cni_conf_dir: PathBuf,
+}
+
+/// Arguments of `cni install`.
+#[derive(Debug, Args)]
+pub(super) struct InstallArgs {
+    #[command(flatten)]
+    folders: Folders,
+    #[command(flatten)]
+    run_dir: RunDirArg,
+    #[command(flatten)]
+    bpffs: BpffsArg,
+}
+
+/// Arguments of `cni uninstall`.
+#[derive(Debug, Args)]
+pub(super) struct UninstallArgs {
+    #[command(flatten)]
+    folders: Folders,
+    #[command(flatten)]
+    run_dir: RunDirArg,
+}
+
+/// Does it.
+pub(super) fn run(command: CniCommand) -> anyhow::Result<u8> {
+    match command {
+        CniCommand::Install(args) => {
+            // The binary first: what the configuration names must be there.
+            let binary = install::copy_binary(&args.folders.cni_bin_dir)?;
+            let places = Places {
+                conf_dir: args.folders.cni_conf_dir,
+                run_dir: args.run_dir.run_dir,
+                bpffs: args.bpffs.bpffs,
+            };
+            match install::configure(&places)? {
+                Configured::AsBefore => println!("{} is chained as before", binary.display()),
+                Configured::Written(network) => println!(
+                    "{} is chained to the network in {}",
+                    binary.display(),
+                    network.display()
+                ),
+            }
+            Ok(DONE)
+        }
+        CniCommand::Uninstall(args) => {
+            let run_dir = &args.run_dir.run_dir;
+            // An agent that runs would chain the plugin again.
+            let lock = match run_dir.exists().then(|| RunDir::lock(run_dir)) {
+                Some(Err(error @ RunDirError::Busy { .. })) => {
+                    eprintln!("policy-agent: it would be chained again: {error}");
+                    return Ok(NO);
+                }
+                lock => lock.transpose()?,
+            };
+            let folders = &args.folders;
+            let removed = install::remove(&folders.cni_conf_dir, &folders.cni_bin_dir)?;
+            drop(lock);
+            for file in &removed {
+                println!("removed {}", file.display());
+            }
+            if removed.is_empty() {
+                println!("nothing was installed");
+            }
+            Ok(DONE)
+        }
+    }
+}
