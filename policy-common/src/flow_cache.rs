@@ -82,12 +82,11 @@ impl FlowSet {
     /// `None`: it did not.
     #[inline(always)]
     pub fn hit(&self, key: &FlowKey, now_ticks: u32) -> Option<u32> {
-        if self.ways[0].is(key, now_ticks) {
-            Some(self.ways[0].state)
-        } else if self.ways[1].is(key, now_ticks) {
-            Some(self.ways[1].state)
+        let newer = self.ways[0].recall(key, now_ticks);
+        if newer.is_some() {
+            newer
         } else {
-            None
+            self.ways[1].recall(key, now_ticks)
         }
     }
 
@@ -108,10 +107,17 @@ impl FlowSet {
 }
 
 impl FlowEntry {
+    /// The state with which the flow passed, if it is this one's entry and still
+    /// good.
     #[inline(always)]
-    fn is(&self, key: &FlowKey, now_ticks: u32) -> bool {
+    pub fn recall(&self, key: &FlowKey, now_ticks: u32) -> Option<u32> {
         // Unsigned and wrapping: an entry from the future or long past is stale.
-        self.expiry.wrapping_sub(now_ticks).wrapping_sub(1) < LIFETIME_TICKS && self.key == *key
+        let fresh = self.expiry.wrapping_sub(now_ticks).wrapping_sub(1) < LIFETIME_TICKS;
+        if fresh && self.key == *key {
+            Some(self.state)
+        } else {
+            None
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The kernel programs: `from_pod` and `to_pod` on the host side of each pod's
-//! veth, and `prefilter`, the XDP program on the node's own interfaces.
+//! veth, `to_wire` on the node's other interfaces, and `prefilter`, the XDP
+//! program on those that the operator names.
 //!
 //! One program per direction serves all pods. What they decide, and why, is in
 //! `policy-common`; here is only what needs a kernel:
@@ -7,9 +8,11 @@
 //! - `maps`: the maps.
 //! - `skb`: a packet's bytes and metadata.
 //! - `tables`: policy, identities and connection records in the maps.
-//! - `clock`: time.
+//! - `clock`: time; `settings`: what the agent sets while programs run.
 //! - `emit`: counters and events. (`debug_log` has each verdict as text.)
 //! - `pod`: the path of a packet from or to a pod.
+//! - `sender`: the sender's policy, asked where a packet leaves; `wire`: the
+//!   program on the node's other interfaces.
 //! - `prefilter`: the XDP program.
 #![feature(asm_experimental_arch, core_intrinsics)]
 #![expect(
@@ -36,8 +39,11 @@ mod emit;
 mod maps;
 mod pod;
 mod prefilter;
+mod sender;
+mod settings;
 mod skb;
 mod tables;
+mod wire;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, xdp_action};
 use aya_ebpf::macros::{classifier, xdp};
@@ -57,6 +63,13 @@ pub(crate) fn from_pod(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn to_pod(ctx: TcContext) -> i32 {
     action(pod::passes::<false>(&ctx))
+}
+
+/// What leaves the node, or goes on to a bridge: TCX egress (or clsact egress) of
+/// every interface that is no pod's.
+#[classifier]
+pub(crate) fn to_wire(ctx: TcContext) -> i32 {
+    action(wire::passes(&ctx))
 }
 
 /// Drops the sources that the operator named, before the stack sees them.

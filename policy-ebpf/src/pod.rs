@@ -1,35 +1,33 @@
 //! The path of a packet from or to a pod: endpoint, parser, flow cache, gate,
 //! decision, and what is reported.
 
+use core::mem::offset_of;
 use core::ptr::{addr_of, addr_of_mut};
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
-use policy_common::abi::config::{Config, FLAG_ENFORCE_OFF};
+use policy_common::abi::config::{Config, FLAG_EGRESS, FLAG_ENFORCE_OFF, FLAG_SERVICES};
 use policy_common::abi::endpoint::{Endpoint, FLAG_USED, PolicyWord};
 use policy_common::abi::event::{DropReason, VerdictEvent};
 use policy_common::abi::maps::{FLOW_SETS, IFINDEX_ENTRIES};
-use policy_common::abi::{Direction, stats};
+use policy_common::abi::{Direction, mark, stats};
 use policy_common::flow_cache::FlowKey;
 use policy_common::packet::{Class, Frame, Kind, Packet, parse, parse_into};
 use policy_common::verdict::gate::Pod;
-use policy_common::verdict::{Gate, Identities, Judgement, Scene, Verdict, decide, gate};
+use policy_common::verdict::service::key_of;
+use policy_common::verdict::{
+    Gate, Identities, Judgement, Scene, Service, Verdict, ask_service, decide, gate,
+};
 
+use crate::settings::{head, setting};
 use crate::skb::{self, Skb};
 use crate::tables::{Connections, Tables};
-use crate::{clock, emit, maps};
-
-/// Settings, read once per packet.
-struct Settings {
-    flags: u32,
-    ct_budget: u32,
-    events_per_tick: u32,
-}
+use crate::{clock, emit, maps, sender};
 
 /// Whether the packet passes.
 ///
-/// Parser and flow cache are here; everything else is in [`slow`], a function of
-/// its own, because both together would not fit a BPF stack.
+/// Parser and flow cache are here; everything else is in functions of its own,
+/// called one after the other, because all together would not fit a BPF stack.
 #[inline(always)]
 pub(crate) fn passes<const EGRESS: bool>(ctx: &TcContext) -> bool {
     let direction = direction::<EGRESS>();
@@ -44,45 +42,149 @@ pub(crate) fn passes<const EGRESS: bool>(ctx: &TcContext) -> bool {
         pa_parse_again(ctx.skb.skb, memory.cast());
     }
     let ifindex = skb.ifindex();
-    let ingress_ifindex = skb.ingress_ifindex();
     let slot = slot_of(ifindex);
-
-    let local_origin = !EGRESS && ingress_ifindex == 0;
-    let cacheable = frame.class == Class::Ip && frame.packet.kind.is_cacheable();
-    if cacheable && let Some(word) = word_of(slot) {
-        let key = flow_key(
-            &frame.packet,
-            direction,
-            local_origin,
-            slot,
-            word.generation(),
-        );
-        if recalled(&key) && !is_off() {
+    // What is read from context and settings is read anew where it is needed
+    // once more: keeping it would take stack that the functions below need.
+    let word = word_of(slot);
+    let mut cacheable = frame.class == Class::Ip && frame.packet.kind.is_cacheable();
+    if !EGRESS && mark_state(&skb) == mark::UNDECIDED {
+        // Its sender is asked about every packet.
+        cacheable = false;
+    }
+    if cacheable && word.0 != 0 {
+        let how = how(direction, is_local_origin::<EGRESS>(&skb), mark::NONE);
+        if let Some(state) = recalled(memory, how, slot, word.generation())
+            && setting(offset_of!(Config, flags)) & FLAG_ENFORCE_OFF == 0
+        {
+            if EGRESS {
+                set_mark(&skb, state, slot);
+            }
             return true;
         }
     }
     let memory: *const FrameMemory = memory.cast_const().cast();
-    let answer = if EGRESS {
-        pa_from_pod(ctx.skb.skb, memory, slot)
+    if !EGRESS {
+        match sender_of(&skb, memory, slot) {
+            sender::DENIED => return false,
+            sender::ALLOWED => cacheable = false,
+            _ => {}
+        }
+    }
+    let mut answer = if EGRESS {
+        pa_sort_from_pod(ctx.skb.skb, memory, slot, word.0)
     } else {
-        pa_to_pod(ctx.skb.skb, memory, slot)
+        pa_sort_to_pod(ctx.skb.skb, memory, slot, word.0)
     };
+    if answer & JUDGE != 0 {
+        answer = judged::<EGRESS>(ctx.skb.skb, memory, slot, word);
+    }
+    let state = (answer >> STATE_SHIFT & 3) as u32;
     if answer & REMEMBER != 0 && cacheable {
         // The generation under which it was judged, not the one of now.
         let generation = (answer >> 32) as u32;
-        pa_remember(
-            memory,
-            slot,
-            generation,
-            direction.index() | u32::from(local_origin) << 1,
-        );
+        let how = how(direction, is_local_origin::<EGRESS>(&skb), state);
+        pa_remember(memory, slot, generation, how);
+    }
+    if EGRESS {
+        set_mark(&skb, state, if answer & NOBODY == 0 { slot } else { 0 });
     }
     answer & PASS != 0
 }
 
-/// Bits of what [`slow`] answers; from bit 32 on the generation that was asked.
+/// It did not come in by any interface.
+#[inline(always)]
+fn is_local_origin<const EGRESS: bool>(skb: &Skb) -> bool {
+    !EGRESS && skb.ingress_ifindex() == 0
+}
+
+/// What else the cache knows of a flow, in one word: direction in bit 0, sent by
+/// the node in bit 1, the state for the mark from bit 2 on.
+#[inline(always)]
+fn how(direction: Direction, local_origin: bool, state: u32) -> u32 {
+    direction.index() | u32::from(local_origin) << 1 | state << 2
+}
+
+#[inline(always)]
+fn mark_state(skb: &Skb) -> u32 {
+    mark::state(skb.mark(), setting(offset_of!(Config, mark_shift)))
+}
+
+/// Overwrites our bits of the mark, unless the state is [`mark::NONE`].
+#[inline(always)]
+fn set_mark(skb: &Skb, state: u32, slot: u32) {
+    if state != mark::NONE {
+        let shift = setting(offset_of!(Config, mark_shift));
+        skb.set_mark(mark::with(skb.mark(), shift, state, slot));
+    }
+}
+
+/// Asks the policy of the pod of this node that sent a packet to another, where
+/// that has not been done at its veth.
+#[inline(always)]
+fn sender_of(skb: &Skb, memory: *const FrameMemory, slot: u32) -> u32 {
+    let (flags, shift) = head();
+    let state = mark::state(skb.mark(), shift);
+    let asks = match state {
+        mark::UNDECIDED => true,
+        mark::NONE => flags & FLAG_EGRESS != 0,
+        _ => false,
+    };
+    if asks && flags & FLAG_ENFORCE_OFF == 0 {
+        sender::pa_sender(skb.raw(), memory, slot)
+    } else {
+        sender::NOT_ASKED
+    }
+}
+
+/// Asks [`judge`], and [`pa_service`] before it where that matters.
+#[inline(always)]
+fn judged<const EGRESS: bool>(
+    skb: *mut __sk_buff,
+    memory: *const FrameMemory,
+    slot: u32,
+    word: PolicyWord,
+) -> u64 {
+    // SAFETY: the one caller passes its own `Frame`.
+    let frame = unsafe { &*memory.cast::<Frame>() };
+    let direction = direction::<EGRESS>();
+    // Whether the peer is a Service matters to an opener of an isolated pod, and
+    // seldom to others: those ask for it.
+    let mut service = Service::UNKNOWN;
+    if setting(offset_of!(Config, flags)) & FLAG_SERVICES == 0 {
+        service = Service::NONE;
+    } else if EGRESS && !frame.packet.kind.is_midstream_tcp() {
+        service = Service(pa_service(memory, word.0, direction.index()));
+    }
+    let mut word = word;
+    let mut tries = 0;
+    loop {
+        let answer = if EGRESS {
+            pa_from_pod(skb, memory, slot, service.0, word.0)
+        } else {
+            pa_to_pod(skb, memory, slot, service.0, word.0)
+        };
+        if answer & ASK_SERVICE == 0 || tries == TRIES {
+            return answer;
+        }
+        tries += 1;
+        word = word_of(slot);
+        service = Service(pa_service(memory, word.0, direction.index()));
+    }
+}
+
+/// Bits of what [`sort`] and [`judge`] answer; from bit 32 on the generation that was asked.
 const PASS: u64 = 1;
 const REMEMBER: u64 = 2;
+/// No answer: [`pa_service`] must be asked first, under the word of now.
+const ASK_SERVICE: u64 = 4;
+/// The interface has no endpoint.
+const NOBODY: u64 = 8;
+/// Policy is to be asked.
+const JUDGE: u64 = 1 << 6;
+/// Where the state for the packet's mark begins; [`mark::NONE`]: leave it.
+const STATE_SHIFT: u32 = 4;
+/// How often the word may change while one packet is judged.
+const TRIES: u32 = 3;
 
 #[inline(always)]
 const fn direction<const EGRESS: bool>() -> Direction {
@@ -117,24 +219,89 @@ extern "C" fn pa_parse_again(skb: *mut __sk_buff, memory: *mut FrameMemory) -> u
     1
 }
 
-/// [`slow`] for what the pod sends.
+/// [`sort`] for what the pod sends.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn pa_from_pod(skb: *mut __sk_buff, memory: *const FrameMemory, slot: u32) -> u64 {
-    slow::<true>(skb, memory, slot)
+extern "C" fn pa_sort_from_pod(
+    skb: *mut __sk_buff,
+    memory: *const FrameMemory,
+    slot: u32,
+    word: u64,
+) -> u64 {
+    sort::<true>(skb, memory, slot, PolicyWord(word))
 }
 
-/// [`slow`] for what the pod receives.
+/// [`sort`] for what the pod receives.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn pa_to_pod(skb: *mut __sk_buff, memory: *const FrameMemory, slot: u32) -> u64 {
-    slow::<false>(skb, memory, slot)
+extern "C" fn pa_sort_to_pod(
+    skb: *mut __sk_buff,
+    memory: *const FrameMemory,
+    slot: u32,
+    word: u64,
+) -> u64 {
+    sort::<false>(skb, memory, slot, PolicyWord(word))
 }
 
-/// Endpoint, gate, decision, report: [`PASS`] or not, and whether to
-/// [`REMEMBER`].
+/// [`judge`] for what the pod sends.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pa_from_pod(
+    skb: *mut __sk_buff,
+    memory: *const FrameMemory,
+    slot: u32,
+    service: u64,
+    word: u64,
+) -> u64 {
+    judge::<true>(skb, memory, slot, Service(service), word)
+}
+
+/// [`judge`] for what the pod receives.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pa_to_pod(
+    skb: *mut __sk_buff,
+    memory: *const FrameMemory,
+    slot: u32,
+    service: u64,
+    word: u64,
+) -> u64 {
+    judge::<false>(skb, memory, slot, Service(service), word)
+}
+
+/// What the egress policy in this word says of the packet's peer as a Service.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pa_service(memory: *const FrameMemory, word: u64, direction: u32) -> u64 {
+    if memory.is_null() {
+        return 0;
+    }
+    let policy = PolicyWord(word).policy(Direction::Egress);
+    if policy == PolicyWord::NOT_ISOLATED {
+        return Service::NONE.0;
+    }
+    // SAFETY: the caller passes its own `Frame`.
+    let packet = unsafe { &(*memory.cast::<Frame>()).packet };
+    let direction = Direction::from_index(direction);
+    let own = match direction {
+        Direction::Ingress => packet.dst,
+        Direction::Egress => packet.src,
+    };
+    // Of addresses only the pod's own is looked up, which has a row.
+    let tables = Tables { config_flags: 0 };
+    let key = key_of(packet, direction);
+    ask_service(&tables, policy, own, &key).0
+}
+
+/// What a frame is allowed before any policy is asked: [`PASS`] with the state
+/// for the mark, 0, or [`JUDGE`]. What is dropped was reported.
 #[inline(always)]
-fn slow<const EGRESS: bool>(skb: *mut __sk_buff, memory: *const FrameMemory, slot: u32) -> u64 {
+fn sort<const EGRESS: bool>(
+    skb: *mut __sk_buff,
+    memory: *const FrameMemory,
+    slot: u32,
+    word: PolicyWord,
+) -> u64 {
     if memory.is_null() {
         return 0;
     }
@@ -142,10 +309,62 @@ fn slow<const EGRESS: bool>(skb: *mut __sk_buff, memory: *const FrameMemory, slo
     let frame = unsafe { &*memory.cast::<Frame>() };
     let direction = direction::<EGRESS>();
     let skb = Skb::new(&TcContext::new(skb));
-    let ifindex = skb.ifindex();
-    let settings = settings();
+    let (flags, _) = head();
     let Some(endpoint) = endpoint(slot) else {
-        return u64::from(passes_without_endpoint(&skb, direction, memory, &settings));
+        return passes_without_endpoint(&skb, direction, memory, flags);
+    };
+    let off = flags & FLAG_ENFORCE_OFF != 0;
+    let pod = Pod {
+        word: if off { PolicyWord(0) } else { word },
+        // SAFETY: array elements stay; the agent changes nothing but the word and
+        // the link-local address while the slot is in use.
+        endpoint: unsafe { &*endpoint },
+    };
+    match gate(&pod, direction, frame, &skb) {
+        Gate::Judge(_) => return JUDGE,
+        Gate::Drop(reason) if !off => {
+            let verdict = Verdict::drop(reason);
+            report(
+                memory,
+                &verdict,
+                pod.endpoint.number,
+                skb.ifindex(),
+                direction,
+            );
+            return 0;
+        }
+        Gate::Pass | Gate::Drop(_) => {}
+    }
+    emit::count(stats::index(direction, stats::PASSED));
+    let isolated = pod.word.policy(Direction::Egress) != PolicyWord::NOT_ISOLATED;
+    let state = if EGRESS && isolated {
+        mark::DECIDED
+    } else {
+        mark::NONE
+    };
+    PASS | u64::from(state) << STATE_SHIFT
+}
+
+/// Decision and report on what [`sort`] leaves to policy: [`PASS`] or not, the
+/// state for the mark, and whether to [`REMEMBER`].
+#[inline(always)]
+fn judge<const EGRESS: bool>(
+    skb: *mut __sk_buff,
+    memory: *const FrameMemory,
+    slot: u32,
+    service: Service,
+    asked_word: u64,
+) -> u64 {
+    if memory.is_null() {
+        return 0;
+    }
+    // SAFETY: the one caller passes its own `Frame`.
+    let frame = unsafe { &*memory.cast::<Frame>() };
+    let direction = direction::<EGRESS>();
+    let skb = Skb::new(&TcContext::new(skb));
+    let Some(endpoint) = endpoint(slot) else {
+        // Its slot was emptied a moment ago.
+        return 0;
     };
     // SAFETY: array elements stay; the word is one aligned 8-byte load, the other
     // fields are written before the slot is published.
@@ -155,39 +374,33 @@ fn slow<const EGRESS: bool>(skb: *mut __sk_buff, memory: *const FrameMemory, slo
             (*endpoint).number,
         )
     };
-    let off = settings.flags & FLAG_ENFORCE_OFF != 0;
-    let pod = Pod {
-        word: if off { PolicyWord(0) } else { word },
-        // SAFETY: array elements stay; the agent changes nothing but the word and
-        // the link-local address while the slot is in use.
-        endpoint: unsafe { &*endpoint },
+    if service.is_found() && word.0 != asked_word {
+        // The Service was judged under another word.
+        return ASK_SERVICE;
+    }
+    let (flags, shift) = head();
+    let off = flags & FLAG_ENFORCE_OFF != 0;
+    let ifindex = skb.ifindex();
+    let ingress_ifindex = skb.ingress_ifindex();
+    let scene = Scene {
+        slot,
+        endpoint: number,
+        word,
+        direction,
+        local_origin: !EGRESS && ingress_ifindex == 0,
+        hairpin: !EGRESS
+            && (ingress_ifindex == ifindex || skb::is_marked_by(skb.mark(), shift, slot)),
+        off,
+        service,
+        now_ns: clock::coarse_ns(),
     };
-    let verdict = match gate(&pod, direction, frame, &skb) {
-        Gate::Pass => Verdict::PASS,
-        Gate::Drop(_) if off => Verdict::PASS,
-        Gate::Drop(reason) => Verdict::drop(reason),
-        Gate::Judge(packet) => {
-            let ingress_ifindex = skb.ingress_ifindex();
-            let scene = Scene {
-                slot,
-                endpoint: number,
-                word,
-                direction,
-                local_origin: !EGRESS && ingress_ifindex == 0,
-                hairpin: !EGRESS && ingress_ifindex == ifindex,
-                off,
-                now_ns: clock::coarse_ns(),
-            };
-            let tables = Tables {
-                config_flags: settings.flags,
-            };
-            let records = Connections {
-                budget: settings.ct_budget,
-                direction,
-            };
-            decide(&tables, &records, &scene, packet)
-        }
+    let tables = Tables {
+        config_flags: flags,
     };
+    let verdict = decide(&tables, &Connections { direction }, &scene, &frame.packet);
+    if verdict.ask_service {
+        return ASK_SERVICE;
+    }
     #[cfg(feature = "debug-log")]
     crate::debug_log::pa_log(
         slot,
@@ -195,16 +408,23 @@ fn slow<const EGRESS: bool>(skb: *mut __sk_buff, memory: *const FrameMemory, slo
         direction.index() | verdict.denied.map_or(0, |reason| reason as u32) << 1,
     );
     if verdict.denied.is_some() || verdict.log {
-        report(memory, &verdict, number, ifindex, direction, &settings);
+        report(memory, &verdict, number, ifindex, direction);
     }
     if verdict.denied.is_some() {
         return 0;
     }
     emit::count(stats::index(direction, stats::PASSED));
+    let isolated = word.policy(Direction::Egress) != PolicyWord::NOT_ISOLATED;
+    let state = match (EGRESS && isolated && !off, verdict.undecided) {
+        (false, _) => mark::NONE,
+        (true, false) => mark::DECIDED,
+        (true, true) => mark::UNDECIDED,
+    };
+    let answer = PASS | u64::from(state) << STATE_SHIFT;
     if verdict.cacheable {
-        PASS | REMEMBER | u64::from(word.generation()) << 32
+        answer | REMEMBER | u64::from(word.generation()) << 32
     } else {
-        PASS
+        answer
     }
 }
 
@@ -215,23 +435,23 @@ fn passes_without_endpoint(
     skb: &Skb,
     direction: Direction,
     memory: *const FrameMemory,
-    settings: &Settings,
-) -> bool {
+    flags: u32,
+) -> u64 {
     // SAFETY: the caller passes a `Frame`, and checked that it is one.
     let frame = unsafe { &*memory.cast::<Frame>() };
-    if settings.flags & FLAG_ENFORCE_OFF != 0 {
-        return true;
+    if flags & FLAG_ENFORCE_OFF != 0 {
+        return PASS;
     }
     let tables = Tables {
-        config_flags: settings.flags,
+        config_flags: flags,
     };
     let packet = &frame.packet;
     let passes = match frame.class {
-        Class::Arp => true,
+        Class::Arp => return PASS,
         Class::Ip => match packet.kind {
             Kind::NeighbourSolicitation
             | Kind::NeighbourAdvertisement
-            | Kind::RouterSolicitation => true,
+            | Kind::RouterSolicitation => return PASS,
             _ => match direction {
                 Direction::Ingress => {
                     skb.ingress_ifindex() == 0 && tables.peer(packet.family, packet.src).node
@@ -243,34 +463,16 @@ fn passes_without_endpoint(
     };
     if !passes {
         let verdict = Verdict::drop(DropReason::NoEndpoint);
-        report(memory, &verdict, 0, skb.ifindex(), direction, settings);
+        report(memory, &verdict, 0, skb.ifindex(), direction);
+        return 0;
     }
-    passes
+    // What is translated on its way beyond the node is no longer the node's, and
+    // there is nobody to ask about it.
+    PASS | NOBODY | u64::from(mark::UNDECIDED) << STATE_SHIFT
 }
 
 #[inline(always)]
-fn settings() -> Settings {
-    let Some(config) = maps::CONFIG.get_ptr(0) else {
-        // Element 0 of an array of one is always there.
-        return Settings {
-            flags: 0,
-            ct_budget: 0,
-            events_per_tick: 0,
-        };
-    };
-    let config: *const Config = config;
-    // SAFETY: array elements stay; each field is one aligned load.
-    unsafe {
-        Settings {
-            flags: addr_of!((*config).flags).read_volatile(),
-            ct_budget: addr_of!((*config).ct_budget).read_volatile(),
-            events_per_tick: addr_of!((*config).events_per_tick).read_volatile(),
-        }
-    }
-}
-
-#[inline(always)]
-fn slot_of(ifindex: u32) -> u32 {
+pub(crate) fn slot_of(ifindex: u32) -> u32 {
     if let Some(entry) = maps::IFINDEX.get(ifindex & (IFINDEX_ENTRIES as u32 - 1))
         && entry.ifindex == ifindex
     {
@@ -283,23 +485,19 @@ fn slot_of(ifindex: u32) -> u32 {
         .unwrap_or(0)
 }
 
-/// The word of a slot that holds an endpoint.
+/// The word of a slot; of one that holds no endpoint zero, which no endpoint's is
+/// (generations begin at 1).
 #[inline(always)]
-fn word_of(slot: u32) -> Option<PolicyWord> {
-    let endpoint = endpoint(slot)?;
+fn word_of(slot: u32) -> PolicyWord {
+    let Some(endpoint) = endpoint(slot) else {
+        return PolicyWord(0);
+    };
     // SAFETY: array elements stay; one aligned 8-byte load.
-    Some(PolicyWord(unsafe {
-        addr_of!((*endpoint).word).read_volatile()
-    }))
+    PolicyWord(unsafe { addr_of!((*endpoint).word).read_volatile() })
 }
 
 #[inline(always)]
-fn is_off() -> bool {
-    settings().flags & FLAG_ENFORCE_OFF != 0
-}
-
-#[inline(always)]
-fn endpoint(slot: u32) -> Option<*const Endpoint> {
+pub(crate) fn endpoint(slot: u32) -> Option<*const Endpoint> {
     if slot == 0 {
         return None;
     }
@@ -314,35 +512,45 @@ fn endpoint(slot: u32) -> Option<*const Endpoint> {
 }
 
 #[inline(always)]
-fn flow_key(
-    packet: &Packet,
-    direction: Direction,
-    local_origin: bool,
-    slot: u32,
-    generation: u32,
-) -> FlowKey {
+fn flow_key(packet: &Packet, how: u32, slot: u32, generation: u32) -> FlowKey {
     FlowKey {
         src: packet.src,
         dst: packet.dst,
         tuple: u64::from(packet.src_port)
             | u64::from(packet.dst_port) << 16
             | u64::from(packet.protocol) << 32
-            | u64::from(direction.index()) << 40
+            | u64::from(how & 1) << 40
             | u64::from(packet.family) << 48
-            | u64::from(local_origin) << 56,
+            | u64::from(how >> 1 & 1) << 56,
         owner: u64::from(slot) | u64::from(generation) << 32,
     }
 }
 
+/// The state with which a flow passed a moment ago, if it did.
 #[inline(always)]
-fn recalled(key: &FlowKey) -> bool {
-    let Some(set) = maps::FLOWS.get_ptr_mut(key.set_index() & (FLOW_SETS as u32 - 1)) else {
-        return false;
-    };
-    // SAFETY: this CPU's element. A program on the other hook that interrupts
-    // this one may change the set; the whole key is compared, so the worst is a
-    // miss, or a hit on a flow that did pass.
-    unsafe { (*set).hit(key, clock::ticks()).is_some() }
+fn recalled(memory: *mut Frame, how: u32, slot: u32, generation: u32) -> Option<u32> {
+    // SAFETY: the one caller passes its own frame.
+    let packet = unsafe { &(*memory).packet };
+    let index = flow_key(packet, how, slot, generation).set_index();
+    let set = maps::FLOWS.get_ptr_mut(index & (FLOW_SETS as u32 - 1))?;
+    let now = clock::ticks();
+    let mut way = 0;
+    while way < 2 {
+        // The key is read anew for each comparison, instead of being kept since
+        // the hash: the stack is short.
+        // SAFETY: as above.
+        let packet = unsafe { &(*skb::opaque(memory)).packet };
+        let key = flow_key(packet, how, slot, generation);
+        // SAFETY: this CPU's element. A program on the other hook that interrupts
+        // this one may change the set; the whole key is compared, so the worst is
+        // a miss, or a hit on a flow that did pass.
+        let state = unsafe { (&(*set).ways)[way].recall(&key, now) };
+        if state.is_some() {
+            return state;
+        }
+        way += 1;
+    }
+    None
 }
 
 /// Puts a flow that passed into the cache.
@@ -354,28 +562,21 @@ extern "C" fn pa_remember(memory: *const FrameMemory, slot: u32, generation: u32
     }
     // SAFETY: the caller passes its own `Frame`.
     let packet = unsafe { &(*memory.cast::<Frame>()).packet };
-    let key = flow_key(
-        packet,
-        Direction::from_index(how & 1),
-        how & 2 != 0,
-        slot,
-        generation,
-    );
+    let key = flow_key(packet, how, slot, generation);
     if let Some(set) = maps::FLOWS.get_ptr_mut(key.set_index() & (FLOW_SETS as u32 - 1)) {
         // SAFETY: as in `recalled`.
-        unsafe { (*set).insert(&key, 0, clock::ticks()) }
+        unsafe { (*set).insert(&key, how >> 2, clock::ticks()) }
     }
     1
 }
 
 #[inline(always)]
-fn report(
+pub(crate) fn report(
     memory: *const FrameMemory,
     verdict: &Verdict,
     endpoint: u32,
     ifindex: u32,
     direction: Direction,
-    settings: &Settings,
 ) {
     let judgement = Judgement {
         denied: verdict.denied,
@@ -387,7 +588,7 @@ fn report(
         judgement.to_word(),
         u64::from(verdict.identity) | u64::from(endpoint) << 32,
         ifindex,
-        settings.events_per_tick << 1 | direction.index(),
+        direction.index(),
     );
 }
 
@@ -399,7 +600,7 @@ extern "C" fn pa_report(
     judgement: u64,
     identity_and_endpoint: u64,
     ifindex: u32,
-    rate_and_direction: u32,
+    direction: u32,
 ) -> u32 {
     if memory.is_null() {
         return 0;
@@ -407,14 +608,14 @@ extern "C" fn pa_report(
     // SAFETY: the callers pass a `Frame`.
     let frame = unsafe { &*memory.cast::<Frame>() };
     let judgement = Judgement::from_word(judgement);
-    let direction = Direction::from_index(rate_and_direction & 1);
+    let direction = Direction::from_index(direction);
     let reason = judgement.denied.map_or(0, |reason| reason as u8);
     if reason != 0 {
         emit::count(stats::index(direction, u32::from(reason)));
     }
     emit::event(
         direction,
-        rate_and_direction >> 1,
+        setting(offset_of!(Config, events_per_tick)),
         |now_ns, event: *mut VerdictEvent| {
             // SAFETY: the ring's entry has room for one event, is aligned to eight
             // bytes, and is ours until it is submitted. Written field by field: a

@@ -1,8 +1,10 @@
 //! A packet on a tc hook: its bytes and its metadata.
 
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::generated::bpf_skb_pull_data;
+use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
+use aya_ebpf::helpers::generated::{bpf_skb_load_bytes_relative, bpf_skb_pull_data};
 use aya_ebpf::programs::TcContext;
+use policy_common::abi::mark;
 use policy_common::packet::PacketBytes;
 use policy_common::packet::bytes::MAX_OFFSET;
 use policy_common::packet::ip;
@@ -38,6 +40,33 @@ impl Skb {
         unsafe { (*self.skb).ingress_ifindex }
     }
 
+    /// The context, for a function of its own.
+    #[inline(always)]
+    pub(crate) fn raw(&self) -> *mut __sk_buff {
+        self.skb
+    }
+
+    /// The packet's mark.
+    #[inline(always)]
+    pub(crate) fn mark(&self) -> u32 {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.skb).mark }
+    }
+
+    /// Replaces the packet's mark.
+    #[inline(always)]
+    pub(crate) fn set_mark(&self, mark: u32) {
+        // SAFETY: as in `ifindex`; a classifier may write this field.
+        unsafe { (*self.skb).mark = mark }
+    }
+
+    /// EtherType of what the packet carries.
+    #[inline(always)]
+    pub(crate) fn ether_type(&self) -> u16 {
+        // SAFETY: as in `ifindex`. The field holds 16 bits in wire order.
+        u16::from_be(unsafe { (*self.skb).protocol } as u16)
+    }
+
     /// Makes more of the packet directly readable; false: all of it is, or it
     /// cannot be had.
     ///
@@ -65,6 +94,52 @@ extern "C" fn walk_extensions(skb: *mut __sk_buff, start_and_next: u32, end: u32
     let skb = Skb::new(&TcContext::new(skb));
     let next = (start_and_next & 0xff) as u8;
     ip::walk_extensions(&skb, (start_and_next >> 8) as usize, next, end as usize)
+}
+
+/// Whether a mark says that the packet is from the pod in this slot.
+#[inline(always)]
+pub(crate) fn is_marked_by(mark: u32, shift: u32, slot: u32) -> bool {
+    mark::state(mark, shift) != mark::NONE && slot != 0 && mark::slot(mark, shift) == slot
+}
+
+/// A packet from its network header on, whatever the interface puts before it:
+/// tunnels have no Ethernet header. Slower than [`Skb`].
+pub(crate) struct Network {
+    skb: *mut __sk_buff,
+}
+
+impl Network {
+    #[inline(always)]
+    pub(crate) fn new(skb: *mut __sk_buff) -> Self {
+        Self { skb }
+    }
+}
+
+impl PacketBytes for Network {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let mut bytes = [0u8; N];
+        // SAFETY: the helper checks offset and length against the packet, and
+        // writes no more than the bytes given.
+        let failed = unsafe {
+            bpf_skb_load_bytes_relative(
+                self.skb.cast(),
+                offset as u32,
+                bytes.as_mut_ptr().cast(),
+                N as u32,
+                BPF_HDR_START_NET,
+            )
+        };
+        if failed == 0 { Some(bytes) } else { None }
+    }
+
+    /// With what is before the network header: enough to find a packet truncated
+    /// that is, and each load checks for itself.
+    #[inline(always)]
+    fn len(&self) -> usize {
+        // SAFETY: the kernel hands the program a valid context for its whole run.
+        unsafe { (*self.skb).len as usize }
+    }
 }
 
 impl PacketBytes for Skb {

@@ -8,16 +8,22 @@
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
+use core::mem::offset_of;
 use core::ptr::{NonNull, addr_of};
+use policy_common::abi::config::Config;
 use policy_common::abi::conntrack::{CtEntry, CtKey};
 use policy_common::abi::identity::{self, Cidr4, Cidr6, FLAG_NODE, Id4, Id6, Identity};
 use policy_common::abi::policy::{Interval, PolicyEntry, PolicyKey, PortSet};
+use policy_common::abi::service::{SVC_BACKENDS, Svc, SvcBackend, SvcKey};
 use policy_common::abi::{Direction, config, family, stats};
 use policy_common::packet::{Words, bytes4, bytes16, words4, words6};
-use policy_common::verdict::{Identities, Judgement, Peer, PolicyTables, Records, Table, judge};
+use policy_common::verdict::{
+    Identities, Judgement, Peer, PolicyTables, Records, Services, Table, judge,
+};
 
 use crate::emit;
 use crate::maps;
+use crate::settings::setting;
 
 /// The maps, seen from one packet.
 pub(crate) struct Tables {
@@ -105,12 +111,117 @@ extern "C" fn pa_judge(policy: u32, identity: u32, protocol_and_port: u32) -> u6
     judge(&tables, (policy & 0xffff) as u16, identity, protocol, port).to_word()
 }
 
+impl Services for Tables {
+    type Row = NonNull<Svc>;
+
+    #[inline(always)]
+    fn find_service(&self, key: &SvcKey) -> Option<NonNull<Svc>> {
+        maps::SERVICES.get_ptr_mut(key).and_then(NonNull::new)
+    }
+
+    #[inline(always)]
+    fn extent_of(&self, row: NonNull<Svc>) -> (u32, u32) {
+        let row = row.as_ptr();
+        // SAFETY: as in `row`.
+        unsafe {
+            (
+                addr_of!((*row).flags).read_volatile(),
+                addr_of!((*row).count).read_volatile(),
+            )
+        }
+    }
+
+    #[inline(always)]
+    fn backend(&self, row: NonNull<Svc>, index: u32) -> SvcBackend {
+        let backends = unsafe { addr_of!((*row.as_ptr()).backends) }.cast::<SvcBackend>();
+        let index = index as usize & (SVC_BACKENDS - 1);
+        // SAFETY: as in `row`; the index is below the array's length.
+        unsafe {
+            let backend = backends.add(index);
+            SvcBackend {
+                identity: addr_of!((*backend).identity).read_volatile(),
+                port: addr_of!((*backend).port).read_volatile(),
+                reserved: 0,
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn is_still(&self, row: NonNull<Svc>, key: &SvcKey) -> bool {
+        let words = row.as_ptr().cast::<u32>();
+        let asked = core::ptr::from_ref(key).cast::<u16>();
+        let mut word = 0;
+        while word < size_of::<SvcKey>() / 4 {
+            // SAFETY: as in `row`. The row begins with its key, and both are as
+            // long as the loop goes.
+            let (found, asked) = unsafe {
+                let low = asked.add(word * 2).read();
+                let high = asked.add(word * 2 + 1).read();
+                let asked = u32::from_ne_bytes(pair(low, high));
+                (words.add(word).read_volatile(), asked)
+            };
+            if found != asked {
+                return false;
+            }
+            word += 1;
+        }
+        true
+    }
+}
+
+/// Two halves of a word as they stand in memory.
+#[inline(always)]
+fn pair(first: u16, second: u16) -> [u8; 4] {
+    let [a, b] = first.to_ne_bytes();
+    let [c, d] = second.to_ne_bytes();
+    [a, b, c, d]
+}
+
 const UNTRUSTED: Peer = Peer {
     identity: identity::UNRESOLVED,
     node: false,
 };
 
 impl Tables {
+    /// Slot of the pod of this node that has an address; 0: none.
+    #[inline(always)]
+    pub(crate) fn local_slot(&self, family: u8, address: Words) -> u32 {
+        // A row that is given to another address meanwhile is another's: 0, as if
+        // it had been removed a moment before.
+        if family == family::V4 {
+            let key = bytes4(address);
+            let Some(entry) = maps::ID4.get_ptr(&key) else {
+                return 0;
+            };
+            let entry: *const Id4 = entry;
+            // SAFETY: as in `row`.
+            unsafe {
+                let flags = addr_of!((*entry).flags).read_volatile();
+                let addr = addr_of!((*entry).addr).cast::<u32>().read_volatile();
+                if addr == u32::from_ne_bytes(key) {
+                    identity::local_slot(flags)
+                } else {
+                    0
+                }
+            }
+        } else {
+            let key = bytes16(address);
+            let Some(entry) = maps::ID6.get_ptr(&key) else {
+                return 0;
+            };
+            let entry: *const Id6 = entry;
+            // SAFETY: as in `row`.
+            unsafe {
+                let flags = addr_of!((*entry).flags).read_volatile();
+                if words6(addr_of!((*entry).addr).read_volatile()) == address {
+                    identity::local_slot(flags)
+                } else {
+                    0
+                }
+            }
+        }
+    }
+
     #[inline(always)]
     fn peer4(&self, address: Words) -> Peer {
         let key = bytes4(address);
@@ -243,8 +354,6 @@ fn note_open(slot: u32) {
 
 /// The connection tables.
 pub(crate) struct Connections {
-    /// `Config::ct_budget`.
-    pub(crate) budget: u32,
     /// For the counters.
     pub(crate) direction: Direction,
 }
@@ -340,7 +449,7 @@ impl Records for Connections {
                 addr_of!((*count).removed).read_volatile(),
             )
         };
-        created.wrapping_sub(removed) < u64::from(self.budget)
+        created.wrapping_sub(removed) < u64::from(setting(offset_of!(Config, ct_budget)))
     }
 
     #[inline(always)]

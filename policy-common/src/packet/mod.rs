@@ -209,6 +209,23 @@ pub fn parse_into<B: PacketBytes>(bytes: &B, frame: &mut Frame) {
     };
 }
 
+/// Parses a packet that starts with its network header, which this EtherType
+/// names, into an [`Frame::EMPTY`] of the caller's. ARP is told from the others
+/// and not read.
+#[inline(always)]
+pub fn parse_network_into<B: PacketBytes>(bytes: &B, ether_type: u16, frame: &mut Frame) {
+    let parsed = match ether_type {
+        link::IPV4 => ip::parse4(bytes, 0, &mut frame.packet).map(|()| Class::Ip),
+        link::IPV6 => ip::parse6(bytes, 0, &mut frame.packet).map(|()| Class::Ip),
+        link::ARP => Ok(Class::Arp),
+        _ => Ok(Class::Other),
+    };
+    frame.class = match parsed {
+        Ok(class) => class,
+        Err(reason) => Class::Bad(reason),
+    };
+}
+
 #[inline(always)]
 fn classify<B: PacketBytes>(bytes: &B, packet: &mut Packet) -> Result<Class, DropReason> {
     let (ether_type, offset) = link::ether_type(bytes)?;

@@ -8,10 +8,15 @@
 //! What keeps a revoked connection from reviving itself in reverse: only an
 //! opener's packet makes a record, and a record whose opener's direction is no
 //! longer allowed is neither refreshed nor turned round by anything.
+//!
+//! What the pod sends to a Service or to the node may be translated on its way.
+//! It passes undecided where policy could allow it, and its real destination is
+//! judged by [`mod@super::sender`]; so are the packets of a connection that was
+//! opened so, whatever has become of the Service meanwhile.
 
 use crate::abi::Direction;
 use crate::abi::conntrack::{
-    CT_CONFIRMED, CT_FROM_NODE, CT_OPENED_BY_POD, CT_REPLIED, CtEntry, CtKey,
+    CT_CONFIRMED, CT_FROM_NODE, CT_OPENED_BY_POD, CT_REPLIED, CT_UNDECIDED, CtEntry, CtKey,
 };
 use crate::abi::endpoint::PolicyWord;
 use crate::abi::event::DropReason;
@@ -22,6 +27,7 @@ use crate::conntrack;
 use crate::packet::{Kind, Packet, Words, bytes16};
 
 use super::judge::{Judgement, PolicyTables};
+use super::service::Service;
 
 /// Who an address is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +132,9 @@ pub struct Scene {
     pub hairpin: bool,
     /// Enforcement is switched off.
     pub off: bool,
+    /// What the pod's egress policy says of the peer as a Service. Where nobody
+    /// has asked, [`Verdict::ask_service`] may say that it matters.
+    pub service: Service,
     /// CLOCK_MONOTONIC, nanoseconds; coarse is good enough.
     pub now_ns: u64,
 }
@@ -143,6 +152,12 @@ pub struct Verdict {
     pub log: bool,
     /// The same flow may pass without asking again while the generation lasts.
     pub cacheable: bool,
+    /// It passes, but its destination may not be its last: to be judged where it
+    /// leaves. Only what a pod sends whose egress is isolated.
+    pub undecided: bool,
+    /// No verdict: whether the peer is a Service matters, and nobody has asked.
+    /// Nothing was written.
+    pub ask_service: bool,
 }
 
 impl Verdict {
@@ -151,10 +166,7 @@ impl Verdict {
     pub const fn drop(reason: DropReason) -> Self {
         Self {
             denied: Some(reason),
-            rule: 0,
-            identity: identity::OTHER,
-            log: false,
-            cacheable: false,
+            ..Self::PASS
         }
     }
 
@@ -165,6 +177,8 @@ impl Verdict {
         identity: identity::OTHER,
         log: false,
         cacheable: false,
+        undecided: false,
+        ask_service: false,
     };
 
     /// Whether the packet passes.
@@ -177,6 +191,9 @@ impl Verdict {
 /// Generation of a record that no policy has judged: asked about at its next
 /// packet. Words start at 1.
 const NEVER_JUDGED: u32 = 0;
+
+/// Flags that no record has: leave it as it is.
+const UNCHANGED: u32 = u32::MAX;
 
 /// Decides on an IP packet that the [`mod@super::gate`] hands over.
 #[inline(always)]
@@ -209,7 +226,7 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
     if packet.kind.only_opens() && !exempt && own_policy != PolicyWord::NOT_ISOLATED {
         early = ask(
             tables,
-            word,
+            scene,
             direction,
             peer.identity,
             packet,
@@ -222,7 +239,7 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
                 rule: early.rule,
                 identity: peer.identity,
                 log: early.log,
-                cacheable: false,
+                ..Verdict::PASS
             };
         }
     }
@@ -274,12 +291,21 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
         || packet.kind.only_opens()
         || word.policy(asked) == PolicyWord::NOT_ISOLATED
         || (followed && agreed);
+    if !scene.service.is_known()
+        && (!spared && asked == Direction::Egress
+            || record.is_some() && asked != opener && !agreed && opener == Direction::Egress)
+    {
+        return Verdict {
+            ask_service: true,
+            ..Verdict::drop(DropReason::Incomplete)
+        };
+    }
     let first = if spared {
         early
     } else {
         ask(
             tables,
-            word,
+            scene,
             asked,
             peer.identity,
             packet,
@@ -288,11 +314,20 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
         )
     };
 
+    // Whether somebody may translate it yet.
+    let open_end = direction == Direction::Egress
+        && own_policy != PolicyWord::NOT_ISOLATED
+        && (scene.service.is_found() || peer.node || entry.flags & CT_UNDECIDED != 0);
+    let mut undecided = open_end;
+
     let mut pass = first.allows();
     let mut rule = first.rule;
     let mut log = first.log;
     let mut confirmed_or_stateless = packet.kind != Kind::Datagram;
-    if let Some(record) = record {
+    // What the record is to become. One place writes it: two would keep two
+    // copies on a short stack.
+    let mut flags = UNCHANGED;
+    if record.is_some() {
         let other_opened = opener != direction;
         let opener_ok = if asked == opener {
             pass
@@ -301,7 +336,7 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
         } else {
             ask(
                 tables,
-                word,
+                scene,
                 opener,
                 peer.identity,
                 packet,
@@ -316,60 +351,78 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
             rule = 0;
             log = false;
         }
+        if other_opened && opener_ok && !packet.kind.only_opens() {
+            // It goes back where the connection came from.
+            undecided = false;
+        }
         if !opener_ok {
+            let stays = peer.node && !scene.service.is_found();
+            if open_end && !stays && !other_opened && entry.flags & CT_UNDECIDED != 0 {
+                // Its backend may be none of the Service's any more, and still be
+                // allowed: that is seen where the packet leaves. (What is for the
+                // node itself leaves nowhere.)
+                pass = true;
+                rule = 0;
+                log = false;
+            }
             records.count(stats::CT_REVOKED);
             confirmed_or_stateless = false;
         } else if other_opened && packet.kind.only_opens() {
             // A new connection the other way on the same ports. It takes the
             // record over when the old one has ended; else the old one stays.
             if pass && conntrack::is_over(entry.flags) {
-                let fresh = fresh_entry(scene, &entry, exempt, current);
-                records.write(record, &fresh);
+                flags = fresh_flags(scene, exempt, undecided);
             }
             confirmed_or_stateless = false;
         } else if pass {
             let fresh_start = packet.kind.only_opens() && conntrack::is_over(entry.flags);
-            let mut flags = if fresh_start {
+            let mut next = if fresh_start {
                 entry.flags & CT_OPENED_BY_POD
             } else {
                 conntrack::next_flags(entry.flags, packet.kind, !other_opened)
             };
             if !other_opened && exempt {
-                flags |= CT_FROM_NODE;
+                next |= CT_FROM_NODE;
             } else if !other_opened && packet.kind.only_opens() {
                 // Another connection on the same ports, forwarded this time.
-                flags &= !CT_FROM_NODE;
+                next &= !CT_FROM_NODE;
+            }
+            if !other_opened && undecided {
+                next |= CT_UNDECIDED;
             }
             let stale = scene.now_ns.saturating_sub(entry.last_seen_ns) >= conntrack::REFRESH_NS;
             if entry.generation != current {
                 records.count(stats::CT_REVALIDATED);
             }
-            if flags != entry.flags || stale || entry.generation != current {
-                let next = CtEntry {
-                    flags,
-                    generation: current,
-                    last_seen_ns: scene.now_ns,
-                    ..entry
-                };
-                records.write(record, &next);
-                if flags & CT_CONFIRMED != 0 && table != Table::Main && isolated {
-                    promote(records, table, &key, &next);
-                }
+            if next != entry.flags || stale || entry.generation != current {
+                flags = next;
             }
             confirmed_or_stateless =
-                flags & CT_CONFIRMED != 0 || (!other_opened && flags & CT_REPLIED == 0);
+                next & CT_CONFIRMED != 0 || (!other_opened && next & CT_REPLIED == 0);
         }
     } else if pass && packet.kind.opens() {
-        let fresh = fresh_entry(scene, &entry, exempt, current);
-        let table = if isolated {
-            Table::Pending
-        } else {
-            Table::Open
-        };
-        if !records.insert(table, &key, &fresh) {
-            records.count(stats::CT_FULL);
-        }
+        flags = fresh_flags(scene, exempt, undecided);
         confirmed_or_stateless = false;
+    }
+    if flags != UNCHANGED {
+        entry.flags = flags;
+        entry.generation = current;
+        entry.last_seen_ns = scene.now_ns;
+        if let Some(record) = record {
+            records.write(record, &entry);
+            if flags & CT_CONFIRMED != 0 && table != Table::Main && isolated {
+                promote(records, table, &key, &entry);
+            }
+        } else {
+            let table = if isolated {
+                Table::Pending
+            } else {
+                Table::Open
+            };
+            if !records.insert(table, &key, &entry) {
+                records.count(stats::CT_FULL);
+            }
+        }
     }
 
     Verdict {
@@ -378,42 +431,56 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
         identity: peer.identity,
         log,
         cacheable: pass && confirmed_or_stateless && packet.kind.is_cacheable() && !scene.off,
+        undecided: pass && undecided,
+        ask_service: false,
     }
 }
 
 /// Asks the policy of a direction about the packet's flow in that direction.
+/// Only where something isolates the direction, and never while enforcement is
+/// off.
 #[inline(always)]
 fn ask<T: PolicyTables>(
     tables: &T,
-    word: PolicyWord,
+    scene: &Scene,
     direction: Direction,
     identity: Identity,
     packet: &Packet,
     local_port: u16,
     peer_port: u16,
 ) -> Judgement {
-    let port = match (packet.kind, direction) {
-        // An identifier is no port.
-        (Kind::EchoRequest | Kind::EchoReply, _) => 0,
-        (_, Direction::Ingress) => local_port,
-        (_, Direction::Egress) => peer_port,
+    let port = match direction {
+        Direction::Ingress => local_port,
+        Direction::Egress if scene.service.is_found() => return scene.service.judgement(),
+        Direction::Egress => peer_port,
     };
-    tables.judge(word.policy(direction), identity, packet.protocol, port)
+    let port = port_of(packet.kind, port);
+    tables.judge(
+        scene.word.policy(direction),
+        identity,
+        packet.protocol,
+        port,
+    )
 }
 
+/// The port that a policy is asked about: an identifier is none.
 #[inline(always)]
-fn fresh_entry(scene: &Scene, old: &CtEntry, exempt: bool, generation: u32) -> CtEntry {
+pub(super) fn port_of(kind: Kind, port: u16) -> u16 {
+    match kind {
+        Kind::EchoRequest | Kind::EchoReply => 0,
+        _ => port,
+    }
+}
+
+/// Flags of a record that this packet opens.
+#[inline(always)]
+fn fresh_flags(scene: &Scene, exempt: bool, undecided: bool) -> u32 {
     let opener = match scene.direction {
         Direction::Egress => CT_OPENED_BY_POD,
         Direction::Ingress => 0,
     };
-    CtEntry {
-        tag: old.tag,
-        flags: opener | if exempt { CT_FROM_NODE } else { 0 },
-        generation,
-        slot: scene.slot,
-        last_seen_ns: scene.now_ns,
-    }
+    let undecided = if undecided { CT_UNDECIDED } else { 0 };
+    opener | undecided | if exempt { CT_FROM_NODE } else { 0 }
 }
 
 /// Moves a record to where nothing is evicted, if its endpoint has the budget.
@@ -435,7 +502,7 @@ fn promote<R: Records>(records: &R, from: Table, key: &CtKey, entry: &CtEntry) {
 /// none. (Three values, not an `Option` of them: the verifier does not let a
 /// program move bytes that were never written, as a `None` is.)
 #[inline(always)]
-fn find_live<R: Records>(
+pub(super) fn find_live<R: Records>(
     records: &R,
     slot: u32,
     key: &CtKey,

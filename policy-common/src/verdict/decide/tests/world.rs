@@ -17,6 +17,7 @@ use crate::conntrack;
 use crate::packet::{Kind, Packet, Words, words4, words6};
 use crate::verdict::decide::{Identities, Peer, Records, Scene, Table, Verdict, decide};
 use crate::verdict::judge::{Judgement, PolicyTables, judge};
+use crate::verdict::service::Service;
 
 /// Peers, by the last byte of their address; the number is their identity too.
 pub(super) const NODE: u8 = 1;
@@ -264,6 +265,7 @@ impl World {
             local_origin,
             hairpin,
             off: self.off.get(),
+            service: Service::NONE,
             now_ns: self.now_ns.get(),
         };
         decide(self, self, &scene, &flow.packet(direction, kind))

@@ -1,0 +1,143 @@
+//! The sender's egress policy, asked where its packet leaves: in `to_pod` of the
+//! pod that receives it, or in `to_wire`.
+
+use core::ptr::addr_of;
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::programs::TcContext;
+use policy_common::abi::endpoint::{Endpoint, PolicyWord};
+use policy_common::abi::event::DropReason;
+use policy_common::abi::{Direction, mark};
+use policy_common::packet::{Class, Frame, Packet, words4, words6};
+use policy_common::verdict::{Sender, Verdict, judge_sender};
+
+use crate::clock;
+use crate::pod::{self, FrameMemory};
+use crate::settings::head;
+use crate::skb::Skb;
+use crate::tables::{Connections, Tables};
+
+/// The sender's policy denies the packet; it was reported.
+pub(crate) const DENIED: u32 = 0;
+/// The sender's policy was asked, and the packet passes.
+pub(crate) const ALLOWED: u32 = 1;
+/// No pod of this node sent it whose egress is isolated.
+pub(crate) const NOT_ASKED: u32 = 2;
+
+/// Judges the sender of a packet whose mark is not decided. `receiver` is the
+/// slot of the pod that is to get it; 0: none. A global function, as `pa_judge`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn pa_sender(
+    skb: *mut __sk_buff,
+    memory: *const FrameMemory,
+    receiver: u32,
+) -> u32 {
+    if memory.is_null() {
+        return DENIED;
+    }
+    // SAFETY: the callers pass their own `Frame`.
+    let frame = unsafe { &*memory.cast::<Frame>() };
+    let skb = Skb::new(&TcContext::new(skb));
+    let (flags, shift) = head();
+    let mark = skb.mark();
+    let marked = mark::state(mark, shift) == mark::UNDECIDED;
+    let slot = if marked {
+        mark::slot(mark, shift)
+    } else if frame.class == Class::Ip && !came_by_unisolated(skb.ingress_ifindex()) {
+        let tables = Tables {
+            config_flags: flags,
+        };
+        tables.local_slot(frame.packet.family, frame.packet.src)
+    } else {
+        0
+    };
+    let Some(endpoint) = pod::endpoint(slot) else {
+        if marked {
+            let verdict = Verdict::drop(DropReason::UnknownSender);
+            return deny(memory, &verdict, 0, skb.ifindex());
+        }
+        return NOT_ASKED;
+    };
+    if receiver != 0 && slot == receiver && marked {
+        // Back to the pod that sent it, through a Service.
+        return ALLOWED;
+    }
+    // SAFETY: array elements stay; each field is one aligned load.
+    let (word, number, ifindex) = unsafe {
+        (
+            PolicyWord(addr_of!((*endpoint).word).read_volatile()),
+            addr_of!((*endpoint).number).read_volatile(),
+            addr_of!((*endpoint).ifindex).read_volatile(),
+        )
+    };
+    if word.policy(Direction::Egress) == PolicyWord::NOT_ISOLATED {
+        return if marked { ALLOWED } else { NOT_ASKED };
+    }
+    let reason = match frame.class {
+        Class::Ip => {
+            if is_for(endpoint, &frame.packet) {
+                return ALLOWED;
+            }
+            let tables = Tables {
+                config_flags: flags,
+            };
+            let records = Connections {
+                direction: Direction::Egress,
+            };
+            let sender = Sender {
+                slot,
+                endpoint: number,
+                word,
+                marked,
+                now_ns: clock::coarse_ns(),
+            };
+            let verdict = judge_sender(&tables, &records, &sender, &frame.packet);
+            if verdict.denied.is_some() {
+                return deny(memory, &verdict, number, ifindex);
+            }
+            if verdict.log {
+                deny(memory, &verdict, number, ifindex);
+            }
+            return ALLOWED;
+        }
+        Class::Bad(reason) => reason,
+        Class::Arp | Class::Other => DropReason::EtherType,
+    };
+    deny(memory, &Verdict::drop(reason), number, ifindex)
+}
+
+/// Whether a packet came in by the veth of a pod that nothing isolates for egress:
+/// most do, and need no look at their address.
+#[inline(always)]
+fn came_by_unisolated(ifindex: u32) -> bool {
+    if ifindex == 0 {
+        return false;
+    }
+    let Some(endpoint) = pod::endpoint(pod::slot_of(ifindex)) else {
+        return false;
+    };
+    // SAFETY: array elements stay; one aligned 8-byte load.
+    let word = PolicyWord(unsafe { addr_of!((*endpoint).word).read_volatile() });
+    word.policy(Direction::Egress) == PolicyWord::NOT_ISOLATED
+}
+
+/// Whether a packet is addressed to the endpoint itself.
+#[inline(always)]
+fn is_for(endpoint: *const Endpoint, packet: &Packet) -> bool {
+    // SAFETY: array elements stay, and addresses while the slot is in use.
+    unsafe {
+        if packet.is_v4() {
+            packet.dst == words4(addr_of!((*endpoint).addr4).read_volatile())
+        } else {
+            packet.dst == words6(addr_of!((*endpoint).addr6).read_volatile())
+        }
+    }
+}
+
+/// Reports a verdict on what a pod sent.
+#[inline(always)]
+fn deny(memory: *const FrameMemory, verdict: &Verdict, endpoint: u32, ifindex: u32) -> u32 {
+    pod::report(memory, verdict, endpoint, ifindex, Direction::Egress);
+    DENIED
+}
