@@ -6,7 +6,7 @@
 //! - `state`: sources, engine, planner and datapath together: one change at a
 //!   time.
 //! - `interfaces`: which interface each pod's policies are put on, and which are
-//!   held.
+//!   held; `wires`: the program on all others.
 //! - `cni`: what CNI tells and asks; `told`: what was told of pods; `births`: what
 //!   is held, and which pods were unprotected.
 //! - `cleanup`: what a change leaves to be removed, off the event path.
@@ -49,6 +49,7 @@ mod source;
 mod state;
 mod told;
 mod verdicts;
+mod wires;
 
 pub use births::UnknownInterfaces;
 pub use cni::Options as CniOptions;

@@ -64,6 +64,8 @@ pub struct Options {
     pub http: HttpAddress,
     /// What CNI tells.
     pub cni: cni::Options,
+    /// The lowest bit of packets' marks that is the agent's.
+    pub mark_shift: u32,
 }
 
 /// Runs until it is told to end. What is in force stays in force.
@@ -104,6 +106,7 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
     }
     let share = u32::try_from(CT_ENTRIES / CT_SHARES).unwrap_or(u32::MAX);
     datapath.maps().configure(share, EVENTS_PER_TICK)?;
+    datapath.maps().set_mark_shift(options.mark_shift)?;
     let mut events = Events::open(datapath.pins())?;
     let mut watcher = Watcher::new(options.netns_dir.as_deref())?;
     let scanner = Scanner::new(options.netns_dir.clone())?;

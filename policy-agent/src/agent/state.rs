@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use policy_core::desired::PodRef;
 use policy_core::diagnostic::{Diagnostic, Severity};
-use policy_core::engine::Engine;
+use policy_core::engine::{Changes, Engine};
 use policy_core::ops::Op;
 use policy_core::plan::{Attachments, Plan, Planner, Programmed};
 
@@ -18,6 +18,7 @@ use super::lines::Lines;
 use super::names::Names;
 use super::node;
 use super::source::Source;
+use crate::datapath::readback::ReadBackError;
 use crate::datapath::{Applied, Datapath};
 use crate::iface::{Assignment, Change, KnownInterface, Scanner, Snapshot, assign_after};
 
@@ -42,6 +43,9 @@ pub(super) struct State {
     pub(super) known: Vec<KnownInterface<PodUid>>,
     pub(super) held: BTreeSet<u32>,
     pub(super) cni: Cni,
+    /// Interfaces that have `to_wire`.
+    pub(super) wired: BTreeSet<u32>,
+    pub(super) wire_failure: Option<Diagnostic>,
     /// What the last plan was made for, if it has been carried out whole.
     pub(super) settled: Option<(Attachments, BTreeSet<u32>)>,
     /// Interfaces were looked at since the last reconciliation.
@@ -117,6 +121,8 @@ impl State {
             known: Vec::new(),
             held: BTreeSet::new(),
             cni,
+            wired: BTreeSet::new(),
+            wire_failure: None,
             settled: None,
             looked: true,
             programmed: BTreeMap::new(),
@@ -178,6 +184,21 @@ impl State {
         }
         let attachments = self.attachments();
         self.looked = false;
+        let wires = self.wires(&attachments);
+        let wired = self.wire(&wires);
+        let outcome = self.plan_for(attachments, &changes);
+        if outcome.retry == Some(false) {
+            self.unwire(&wires);
+        }
+        if wired {
+            return outcome;
+        }
+        self.settled = None;
+        outcome.and(Outcome::failed())
+    }
+
+    /// Plans for these attachments, and carries it out.
+    fn plan_for(&mut self, attachments: Attachments, changes: &Changes) -> Outcome {
         let settled = self.settled.take();
         if changes.is_empty()
             && let Some((before, held)) = settled
@@ -247,20 +268,22 @@ impl State {
 
     /// Compares the kernel with what should be in it, and repairs.
     pub(super) fn verify(&mut self) -> Outcome {
-        match self.datapath.read_back() {
-            Ok(mirror) => {
+        let wires = self.reread_wires().map_err(ReadBackError::from);
+        let found = wires.and_then(|differs| Ok((differs, self.datapath.read_back()?)));
+        match found {
+            Ok((wires_differ, mirror)) => {
                 let differs = {
                     let known = self.planner.mirror();
                     mirror != *known
                 };
-                if !differs {
+                if !differs && !wires_differ {
                     return Outcome::default();
                 }
                 self.planner.reread(mirror);
                 self.settled = None;
                 let before = self.changes;
                 let outcome = self.reconcile();
-                if self.changes != before {
+                if self.changes != before || wires_differ {
                     self.repairs += 1;
                     eprintln!("repaired: the kernel's maps or links were not as they were left");
                 }
@@ -334,6 +357,7 @@ impl State {
         all.extend(self.plan_problems.iter().cloned());
         all.extend(self.failure.iter().cloned());
         all.extend(self.scan_failure.iter().cloned());
+        all.extend(self.wire_failure.iter().cloned());
         all.extend(self.interface_problems());
         all.extend(self.cni_problems());
         all.extend(self.other_versions());
@@ -363,7 +387,7 @@ impl State {
 
     /// Whether the datapath takes what it is told.
     pub(super) fn healthy(&self) -> bool {
-        self.failure.is_none() && self.scan_failure.is_none()
+        self.failure.is_none() && self.scan_failure.is_none() && self.wire_failure.is_none()
     }
 
     /// Whether every endpoint has the policies that it should.

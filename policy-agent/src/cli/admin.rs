@@ -73,8 +73,8 @@ struct Preflight {
 }
 
 /// `preflight`.
-pub(super) fn preflight(bpffs: &Path, format: Format) -> anyhow::Result<u8> {
-    let report = look::preflight(bpffs, object::bytes()?);
+pub(super) fn preflight(bpffs: &Path, mark_shift: u32, format: Format) -> anyhow::Result<u8> {
+    let report = look::preflight(bpffs, mark_shift, object::bytes()?);
     let failed = report.status() == Status::Failed;
     let lines = Preflight {
         checks: report

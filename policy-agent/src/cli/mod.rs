@@ -19,6 +19,8 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use policy_common::abi::mark;
+
 use crate::agent;
 use crate::source::kubernetes::Access;
 use output::Format;
@@ -66,7 +68,7 @@ enum Command {
     Maps(MapsArgs),
     /// Can this node run it: kernel, BTF, BPF file system, permissions, programs
     /// through the verifier.
-    Preflight(BpffsArgs),
+    Preflight(PreflightArgs),
     /// The emergency switch: `off` stops denying anything, at once, until `on`.
     Enforce(EnforceArgs),
     /// The chained CNI plugin: with it, no pod starts before its policies are in
@@ -189,6 +191,22 @@ struct RunArgs {
     /// port, or `off`. Unless given 127.0.0.1:9410, and `off` with --manifests.
     #[arg(long, env = "POLICY_AGENT_HTTP_ADDRESS", value_name = "ADDRESS")]
     http_address: Option<agent::HttpAddress>,
+    #[command(flatten)]
+    mark: MarkArg,
+}
+
+#[derive(Debug, Args)]
+struct MarkArg {
+    /// Bits of packets' marks that are the agent's: 14 adjacent ones that no other
+    /// rule of this node uses.
+    #[arg(
+        long,
+        env = "POLICY_AGENT_MARK_MASK",
+        default_value = "0x3fff0000",
+        value_parser = mark_shift,
+        value_name = "MASK"
+    )]
+    mark_mask: u32,
 }
 
 #[derive(Debug, Args)]
@@ -229,6 +247,16 @@ struct MapsArgs {
 struct BpffsArgs {
     #[command(flatten)]
     bpffs: BpffsArg,
+    #[command(flatten)]
+    output: OutputArg,
+}
+
+#[derive(Debug, Args)]
+struct PreflightArgs {
+    #[command(flatten)]
+    bpffs: BpffsArg,
+    #[command(flatten)]
+    mark: MarkArg,
     #[command(flatten)]
     output: OutputArg,
 }
@@ -304,7 +332,9 @@ fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Identities(args) => show::identities(&args.run_dir.run_dir, args.output.output),
         Command::Policies(args) => show::policies(&args.run_dir.run_dir, args.output.output),
         Command::Maps(args) => admin::maps(&args.bpffs.bpffs, args.output.output),
-        Command::Preflight(args) => admin::preflight(&args.bpffs.bpffs, args.output.output),
+        Command::Preflight(args) => {
+            admin::preflight(&args.bpffs.bpffs, args.mark.mark_mask, args.output.output)
+        }
         Command::Enforce(args) => admin::enforce(&args.bpffs.bpffs, args.switch == Switch::On),
         Command::Cni(command) => cni::run(command),
         Command::Cleanup(args) => {
@@ -354,6 +384,7 @@ fn run(args: RunArgs) -> anyhow::Result<u8> {
                 agent::UnknownInterfaces::Pass
             }),
         },
+        mark_shift: args.mark.mark_mask,
     };
     if let Err(error) = agent::run::check(&options) {
         eprintln!("policy-agent: {error:#}");
@@ -361,6 +392,21 @@ fn run(args: RunArgs) -> anyhow::Result<u8> {
     }
     agent::run(&options)?;
     Ok(DONE)
+}
+
+/// Reads a mask of marks and gives the place of its lowest bit.
+fn mark_shift(text: &str) -> Result<u32, String> {
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    u32::from_str_radix(digits, 16)
+        .ok()
+        .and_then(mark::shift_of)
+        .ok_or_else(|| {
+            format!(
+                "{text:?} is not {} adjacent bits, in hex: for example {:#x}",
+                mark::BITS,
+                mark::mask(mark::DEFAULT_SHIFT)
+            )
+        })
 }
 
 /// Reads a duration: a number and `ms`, `s` or `m`; without a unit seconds.

@@ -1,4 +1,5 @@
-//! Programs on pods' interfaces: attached once, at the front, and pinned.
+//! Programs on pods' interfaces, and on the node's others: attached once, at the
+//! front, and pinned.
 //!
 //! By interface index throughout (an index names one interface as long as the
 //! link is on it; names are given to others). The network namespace is that of
@@ -71,30 +72,40 @@ impl Datapath {
         // What the pod receives first: until both are there, the programs judge
         // one direction, and a reply is judged where its connection was opened.
         for hook in [Hook::To, Hook::From] {
-            let path = self.pins.link(ifindex, hook);
-            match open(&path)? {
-                Pinned::Link(link) if is_live(&link.facts, ifindex, hook) => {
-                    replace(&link, self.programs.of(hook), ifindex, hook)?;
-                    continue;
-                }
-                Pinned::Program(id) if clsact::is_attached(ifindex, hook)? => {
-                    let program = self.programs.of(hook);
-                    if id != program.id {
-                        clsact::replace(ifindex, hook, program.fd(), &path)?;
-                    }
-                    continue;
-                }
-                Pinned::Link(_) | Pinned::Program(_) => remove(&path)?,
-                Pinned::Nothing => {}
-            }
-            match self.backend {
-                Backend::Tcx => attach_tcx(self.programs.of(hook).fd(), ifindex, hook, &path)?,
-                Backend::Clsact => {
-                    clsact::attach(ifindex, hook, self.programs.of(hook).fd(), &path)?;
-                }
-            }
+            self.attach_one(ifindex, hook)?;
         }
         Ok(())
+    }
+
+    /// Puts `to_wire` on an interface that is no pod's, as [`Self::attach`].
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError`].
+    pub fn attach_wire(&self, ifindex: u32) -> Result<(), AttachError> {
+        self.attach_one(ifindex, Hook::Wire)
+    }
+
+    fn attach_one(&self, ifindex: u32, hook: Hook) -> Result<(), AttachError> {
+        let path = self.pins.link(ifindex, hook);
+        let program = self.programs.of(hook);
+        match open(&path)? {
+            Pinned::Link(link) if is_live(&link.facts, ifindex, hook) => {
+                return replace(&link, program, ifindex, hook).map(drop);
+            }
+            Pinned::Program(id) if clsact::is_attached(ifindex, hook)? => {
+                if id != program.id {
+                    clsact::replace(ifindex, hook, program.fd(), &path)?;
+                }
+                return Ok(());
+            }
+            Pinned::Link(_) | Pinned::Program(_) => remove(&path)?,
+            Pinned::Nothing => {}
+        }
+        match self.backend {
+            Backend::Tcx => attach_tcx(program.fd(), ifindex, hook, &path),
+            Backend::Clsact => clsact::attach(ifindex, hook, program.fd(), &path),
+        }
     }
 
     /// Takes both programs off an interface; one that is gone is fine.
@@ -109,14 +120,30 @@ impl Datapath {
         Ok(())
     }
 
+    /// Takes `to_wire` off an interface; one that is gone is fine.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError`].
+    pub fn detach_wire(&self, ifindex: u32) -> Result<(), AttachError> {
+        detach_pin(ifindex, Hook::Wire, &self.pins.link(ifindex, Hook::Wire))
+    }
+
     /// Every pinned link and how it is.
     ///
     /// # Errors
     ///
     /// [`AttachError`].
     pub fn links(&self) -> Result<Vec<LinkState>, AttachError> {
+        self.links_of(&Hook::ALL)
+    }
+
+    fn links_of(&self, hooks: &[Hook]) -> Result<Vec<LinkState>, AttachError> {
         let mut states = Vec::new();
         for (ifindex, hook, path) in self.pins.all_links()? {
+            if !hooks.contains(&hook) {
+                continue;
+            }
             let state = match open(&path)? {
                 Pinned::Nothing => continue,
                 Pinned::Link(link) => {
@@ -145,21 +172,35 @@ impl Datapath {
         Ok(states)
     }
 
-    /// Interfaces that have both of this agent's programs.
+    /// Interfaces that have both of this agent's programs for pods.
     ///
     /// # Errors
     ///
     /// [`AttachError`].
     pub fn attached(&self) -> Result<BTreeSet<u32>, AttachError> {
         let mut hooks: BTreeMap<u32, usize> = BTreeMap::new();
-        for state in self.links()? {
-            if state.live && state.current && state.hook != Hook::Xdp {
+        for state in self.links_of(&[Hook::From, Hook::To])? {
+            if state.live && state.current {
                 *hooks.entry(state.ifindex).or_default() += 1;
             }
         }
         Ok(hooks
             .into_iter()
             .filter_map(|(ifindex, count)| (count == 2).then_some(ifindex))
+            .collect())
+    }
+
+    /// Interfaces for which a `to_wire` of this agent is pinned, and whether it is
+    /// in force there.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError`].
+    pub fn wires(&self) -> Result<BTreeMap<u32, bool>, AttachError> {
+        let states = self.links_of(&[Hook::Wire])?;
+        Ok(states
+            .into_iter()
+            .map(|state| (state.ifindex, state.live && state.current))
             .collect())
     }
 }
@@ -222,7 +263,7 @@ pub(super) fn open(path: &Path) -> Result<Pinned, AttachError> {
 pub(super) const fn attach_type(hook: Hook) -> u32 {
     match hook {
         Hook::From => link::ATTACH_TCX_INGRESS,
-        Hook::To => link::ATTACH_TCX_EGRESS,
+        Hook::To | Hook::Wire => link::ATTACH_TCX_EGRESS,
         Hook::Xdp => link::ATTACH_XDP,
     }
 }

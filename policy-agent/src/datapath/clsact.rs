@@ -31,6 +31,9 @@ const MIN_EGRESS: u32 = 0xfff3;
 const PRIORITY: u32 = 1;
 /// Tells our filter from others of the priority; "pa" in ASCII.
 const HANDLE: u32 = 0x7061;
+/// The same of `to_wire`: for a moment both may be on the egress of an interface
+/// that becomes a pod's; "pw" in ASCII.
+const WIRE_HANDLE: u32 = 0x7077;
 /// `ETH_P_ALL` in network byte order, as `tcm_info` wants it.
 const ALL_PROTOCOLS: u32 = 0x0003_u16.to_be() as u32;
 
@@ -108,7 +111,7 @@ pub(super) fn detach(ifindex: u32, hook: Hook) -> Result<(), AttachError> {
     let request = Request::new(RTM_DELTFILTER, 0)
         .interface(
             ifindex,
-            HANDLE,
+            handle(hook),
             parent(hook),
             PRIORITY << 16 | ALL_PROTOCOLS,
         )
@@ -125,7 +128,7 @@ pub(super) fn is_attached(ifindex: u32, hook: Hook) -> Result<bool, AttachError>
     let request = Request::new(RTM_GETTFILTER, 0)
         .interface(
             ifindex,
-            HANDLE,
+            handle(hook),
             parent(hook),
             PRIORITY << 16 | ALL_PROTOCOLS,
         )
@@ -148,7 +151,14 @@ fn is_gone(error: &io::Error) -> bool {
 const fn parent(hook: Hook) -> u32 {
     match hook {
         Hook::From => CLSACT | MIN_INGRESS,
-        Hook::To | Hook::Xdp => CLSACT | MIN_EGRESS,
+        Hook::To | Hook::Wire | Hook::Xdp => CLSACT | MIN_EGRESS,
+    }
+}
+
+const fn handle(hook: Hook) -> u32 {
+    match hook {
+        Hook::Wire => WIRE_HANDLE,
+        Hook::From | Hook::To | Hook::Xdp => HANDLE,
     }
 }
 
@@ -162,7 +172,7 @@ fn filter(ifindex: u32, hook: Hook, program: BorrowedFd<'_>, flags: u16) -> Requ
     Request::new(RTM_NEWTFILTER, flags)
         .interface(
             ifindex,
-            HANDLE,
+            handle(hook),
             parent(hook),
             PRIORITY << 16 | ALL_PROTOCOLS,
         )

@@ -121,11 +121,12 @@ impl Datapath {
     }
 }
 
-/// The three programs, loaded.
+/// The programs, loaded.
 pub(super) struct Programs {
     pub(super) ebpf: Ebpf,
     from: Loaded,
     to: Loaded,
+    wire: Loaded,
     xdp: Loaded,
 }
 
@@ -134,6 +135,7 @@ impl fmt::Debug for Programs {
         f.debug_struct("Programs")
             .field("from", &self.from)
             .field("to", &self.to)
+            .field("wire", &self.wire)
             .field("xdp", &self.xdp)
             .finish_non_exhaustive()
     }
@@ -158,6 +160,7 @@ impl Programs {
         match hook {
             Hook::From => &self.from,
             Hook::To => &self.to,
+            Hook::Wire => &self.wire,
             Hook::Xdp => &self.xdp,
         }
     }
@@ -201,12 +204,13 @@ fn load(pins: &Pins, object: &[u8]) -> Result<(Maps, Programs), DatapathError> {
     Ok((Maps::from_fds(fds).map_err(PinError::Map)?, programs))
 }
 
-/// Loads the three programs of an object whose maps are there.
+/// Loads the programs of an object whose maps are there.
 pub(super) fn load_programs(mut ebpf: Ebpf) -> Result<Programs, DatapathError> {
-    let [from, to, xdp] = Hook::ALL.map(|hook| load_one(&mut ebpf, hook));
+    let [from, to, wire, xdp] = Hook::ALL.map(|hook| load_one(&mut ebpf, hook));
     Ok(Programs {
         from: from?,
         to: to?,
+        wire: wire?,
         xdp: xdp?,
         ebpf,
     })

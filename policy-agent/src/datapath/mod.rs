@@ -17,7 +17,7 @@
 //! - [`maps`], [`map`]: typed maps, without any program.
 //! - [`apply`] (with `encode`), [`readback`], [`settings`]: operations, and what they left.
 //! - [`events`], [`counters`], [`sweep`], [`dump`]: what goes on.
-//! - [`preflight`], [`cleanup`], [`test_run`]: can it run, is it gone, what would
+//! - [`preflight`] (with `marks`), [`cleanup`], [`test_run`]: can it run, is it gone, what would
 //!   it say to this packet.
 //! - `sys`: the system calls that aya does not have.
 
@@ -34,6 +34,7 @@ pub mod layout;
 pub mod load;
 pub mod map;
 pub mod maps;
+mod marks;
 pub mod pin;
 pub mod pinned;
 pub mod prefilter;

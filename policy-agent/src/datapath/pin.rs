@@ -1,7 +1,8 @@
 //! Where things are pinned, and the BPF file system itself.
 //!
 //! Everything is below `<bpffs>/policy-agent/v<ABI>/`: `maps/<name>`,
-//! `links/<ifindex>-from`, `-to`, `-xdp`, and `programs/<name>`. Whether what is pinned is what this
+//! `links/<ifindex>-from`, `-to`, `-wire`, `-xdp`, and `programs/<name>`.
+//! Whether what is pinned is what this
 //! agent knows is `layout`'s.
 
 use std::{
@@ -31,13 +32,15 @@ pub enum Hook {
     From,
     /// What the pod receives: `to_pod`, on its egress.
     To,
+    /// What goes out by an interface that is no pod's: `to_wire`, on its egress.
+    Wire,
     /// The XDP prefilter.
     Xdp,
 }
 
 impl Hook {
     /// Every hook.
-    pub const ALL: [Self; 3] = [Self::From, Self::To, Self::Xdp];
+    pub const ALL: [Self; 4] = [Self::From, Self::To, Self::Wire, Self::Xdp];
 
     /// Name of the program.
     #[must_use]
@@ -45,6 +48,7 @@ impl Hook {
         match self {
             Self::From => "from_pod",
             Self::To => "to_pod",
+            Self::Wire => "to_wire",
             Self::Xdp => "prefilter",
         }
     }
@@ -53,6 +57,7 @@ impl Hook {
         match self {
             Self::From => "from",
             Self::To => "to",
+            Self::Wire => "wire",
             Self::Xdp => "xdp",
         }
     }

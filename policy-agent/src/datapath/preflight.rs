@@ -4,6 +4,7 @@
 use std::{fs, path::Path};
 
 use aya::{EbpfLoader, VerifierLogLevel};
+use policy_common::abi::mark;
 use rustix::thread::{CapabilitySet, capabilities};
 
 use super::{
@@ -75,7 +76,7 @@ impl Report {
 
 /// Looks at everything. Mounts, pins and attaches nothing.
 #[must_use]
-pub fn preflight(bpffs: &Path, object: &[u8]) -> Report {
+pub fn preflight(bpffs: &Path, mark_shift: u32, object: &[u8]) -> Report {
     let mut checks = vec![
         kernel(),
         btf(),
@@ -84,6 +85,7 @@ pub fn preflight(bpffs: &Path, object: &[u8]) -> Report {
         hook(),
         file_system(bpffs),
         mount_namespace(),
+        marks(mark_shift),
     ];
     checks.extend(pinned(bpffs));
     checks.push(others(bpffs));
@@ -243,6 +245,31 @@ fn mount_namespace() -> Check {
     }
 }
 
+fn marks(shift: u32) -> Check {
+    const NAME: &str = "packet marks";
+    /// Rules that are shown.
+    const SHOWN: usize = 3;
+    let mask = mark::mask(shift);
+    let (rules, read) = super::marks::foreign(mask);
+    if !rules.is_empty() {
+        let first: Vec<&str> = rules.iter().take(SHOWN).map(String::as_str).collect();
+        return Check::warning(
+            NAME,
+            format!(
+                "{} rules use bits of {mask:#x}: {}",
+                rules.len(),
+                first.join(" | ")
+            ),
+            "give the agent 14 other bits: --mark-mask",
+        );
+    }
+    if read {
+        Check::ok(NAME, format!("no rule uses {mask:#x}"))
+    } else {
+        Check::ok(NAME, format!("{mask:#x}; no rules can be read here"))
+    }
+}
+
 fn pinned(bpffs: &Path) -> Vec<Check> {
     const NAME: &str = "pinned maps";
     let pins = Pins::new(bpffs);
@@ -325,7 +352,7 @@ mod tests {
 
     #[test]
     fn object_that_was_not_built_is_a_failed_check_with_the_next_step() {
-        let report = preflight(Path::new("/sys/fs/bpf"), b"");
+        let report = preflight(Path::new("/sys/fs/bpf"), mark::DEFAULT_SHIFT, b"");
         assert_eq!(report.status(), Status::Failed);
         let programs = report.checks.iter().find(|c| c.name == "programs").unwrap();
         assert!(

@@ -20,6 +20,16 @@ impl Maps {
         self.store_config(offset_of!(Config, events_per_tick), events_per_tick)
     }
 
+    /// Sets the lowest of our bits in a packet's mark
+    /// ([`policy_common::abi::mark`]).
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::configure`].
+    pub fn set_mark_shift(&self, shift: u32) -> Result<(), MapError> {
+        self.store_config(offset_of!(Config, mark_shift), shift)
+    }
+
     /// The emergency switch: with `false` nothing is denied any more, from the
     /// next packet on.
     ///

@@ -162,7 +162,11 @@ fn occupancy_counts_what_is_in_use() {
 #[test]
 fn preflight_finds_this_node_able_and_measures_the_programs() {
     on_bed(|bed| {
-        let report = preflight::preflight(&bed.bpffs, object::bytes().unwrap());
+        let report = preflight::preflight(
+            &bed.bpffs,
+            policy_common::abi::mark::DEFAULT_SHIFT,
+            object::bytes().unwrap(),
+        );
         let failed: Vec<_> = report
             .checks
             .iter()
@@ -170,7 +174,7 @@ fn preflight_finds_this_node_able_and_measures_the_programs() {
             .collect();
         assert!(failed.is_empty(), "{failed:?}");
         let names: Vec<_> = report.programs.iter().map(|p| p.name).collect();
-        assert_eq!(names, ["from_pod", "to_pod", "prefilter"]);
+        assert_eq!(names, ["from_pod", "to_pod", "to_wire", "prefilter"]);
         for program in &report.programs {
             assert!(program.verified_instructions > 0, "{program:?}");
             assert!(program.translated_bytes > 0, "{program:?}");
