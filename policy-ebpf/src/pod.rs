@@ -379,7 +379,14 @@ fn judge<const EGRESS: bool>(
         return ASK_SERVICE;
     }
     let (flags, shift) = head();
-    let off = flags & FLAG_ENFORCE_OFF != 0;
+    // While enforcement is off, as if nothing isolated the pod. One variable says
+    // both, which the short stack is glad of: no endpoint's word is zero.
+    let word = if flags & FLAG_ENFORCE_OFF == 0 {
+        word
+    } else {
+        PolicyWord(0)
+    };
+    let off = word.0 == 0;
     let ifindex = skb.ifindex();
     let ingress_ifindex = skb.ingress_ifindex();
     let scene = Scene {
@@ -408,6 +415,8 @@ fn judge<const EGRESS: bool>(
         direction.index() | verdict.denied.map_or(0, |reason| reason as u32) << 1,
     );
     if verdict.denied.is_some() || verdict.log {
+        // Found anew instead of being kept: the stack is short.
+        let (number, ifindex) = whose(skb.raw(), slot);
         report(memory, &verdict, number, ifindex, direction);
     }
     if verdict.denied.is_some() {
@@ -415,7 +424,7 @@ fn judge<const EGRESS: bool>(
     }
     emit::count(stats::index(direction, stats::PASSED));
     let isolated = word.policy(Direction::Egress) != PolicyWord::NOT_ISOLATED;
-    let state = match (EGRESS && isolated && !off, verdict.undecided) {
+    let state = match (EGRESS && isolated, verdict.undecided) {
         (false, _) => mark::NONE,
         (true, false) => mark::DECIDED,
         (true, true) => mark::UNDECIDED,
@@ -426,6 +435,18 @@ fn judge<const EGRESS: bool>(
     } else {
         answer
     }
+}
+
+/// Number of the endpoint in a slot, and the packet's interface.
+#[inline(always)]
+fn whose(skb: *mut __sk_buff, slot: u32) -> (u32, u32) {
+    // SAFETY: array elements stay; one aligned load.
+    let number = endpoint(slot).map_or(0, |endpoint| unsafe {
+        addr_of!((*endpoint).number).read_volatile()
+    });
+    // SAFETY: the kernel's own context, readable for the program's run.
+    let ifindex = unsafe { addr_of!((*skb).ifindex).read_volatile() };
+    (number, ifindex)
 }
 
 /// An interface that has the programs and no endpoint: the node's own traffic
