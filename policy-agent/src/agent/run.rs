@@ -162,8 +162,9 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
         let retry = tokio::time::sleep_until(next.retry_at.unwrap_or_else(far));
         let deadline = state.deadline().map_or_else(far, Instant::from_std);
         let deadline = tokio::time::sleep_until(deadline);
+        // By chance among what is ready: none of them may keep the others waiting
+        // for as long as it has something to say.
         let outcome = tokio::select! {
-            biased;
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             news = state.source.changed() => {

@@ -115,12 +115,24 @@ impl Source {
     }
 
     /// What is wrong with the source and with objects.
-    pub(super) fn problems(&self) -> Vec<Diagnostic> {
+    pub(super) fn problems(&self, store: &Store) -> Vec<Diagnostic> {
         match self {
             Self::Manifests(folder) => folder.problems.clone(),
-            Self::Cluster { cluster, .. } => {
+            Self::Cluster { cluster, node } => {
                 let mut all = cluster.diagnostics();
                 all.extend(missing(cluster));
+                if cluster.is_synced() && !store.nodes().contains_key(node) {
+                    all.push(Diagnostic {
+                        object: format!("Node {node}"),
+                        source: None,
+                        path: "metadata.name".to_owned(),
+                        severity: Severity::Warning,
+                        message: "the cluster has no Node of this name, which is this node's: \
+                                  its pods may name another one in spec.nodeName; \
+                                  check --node-name (NODE_NAME)"
+                            .to_owned(),
+                    });
+                }
                 all
             }
         }

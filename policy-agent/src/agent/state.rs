@@ -352,7 +352,7 @@ impl State {
 
     /// Everything that is wrong or worth knowing, sorted.
     pub(super) fn diagnostics(&mut self) -> Vec<Diagnostic> {
-        let mut all = self.source.problems();
+        let mut all = self.source.problems(self.engine.store());
         all.extend(self.engine.diagnostics());
         all.extend(self.plan_problems.iter().cloned());
         all.extend(self.failure.iter().cloned());

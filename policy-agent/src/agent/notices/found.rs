@@ -16,7 +16,7 @@ impl State {
     /// Everything that users must know and that is so now.
     pub(in super::super) fn conditions(&mut self) -> Vec<Notice> {
         let mut all = Vec::new();
-        for problem in self.source.problems() {
+        for problem in self.source.problems(self.engine.store()) {
             let Some(reason) = of_policy(&problem) else {
                 continue;
             };

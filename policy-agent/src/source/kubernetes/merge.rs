@@ -13,7 +13,7 @@ use std::sync::Arc;
 use policy_core::desired::PodRef;
 use policy_core::diagnostic::Diagnostic;
 use policy_core::model::Pod;
-use policy_core::store::{Key, Object, SourceEvent, Store};
+use policy_core::store::{Key, Kind, Object, SourceEvent, Store};
 
 use super::feed::Feed;
 use super::told::{Is, Listed, Told};
@@ -27,6 +27,8 @@ pub(super) struct Merge {
     behind: BTreeMap<PodRef, Arc<Pod>>,
     /// What is wrong with objects.
     problems: BTreeMap<(Feed, Key), Vec<Diagnostic>>,
+    /// Feeds of pods that have told a list.
+    listed: BTreeSet<Feed>,
 }
 
 impl Merge {
@@ -36,6 +38,7 @@ impl Merge {
             node,
             behind: BTreeMap::new(),
             problems: BTreeMap::new(),
+            listed: BTreeSet::new(),
         }
     }
 
@@ -123,6 +126,10 @@ impl Merge {
             let stored = in_force(&object.key(), store);
             events.extend(self.put(feed, object, stored));
         }
+        if self.listed.len() < 2 && self.listed.insert(feed) && self.listed.len() == 2 {
+            // Only now the store may take its pods for all there are.
+            return as_list(store, events);
+        }
         events
     }
 
@@ -186,6 +193,25 @@ impl Merge {
             _ => true,
         }
     }
+}
+
+/// The complete list of pods that a store has after events.
+fn as_list(store: &Store, events: Vec<SourceEvent>) -> Vec<SourceEvent> {
+    let mut pods = store.pods().clone();
+    let mut items = Vec::with_capacity(pods.len() + events.len() + 2);
+    items.push(SourceEvent::Begin(Kind::Pod));
+    let mut applied = Vec::with_capacity(events.len());
+    for event in events {
+        match event {
+            SourceEvent::Delete(Key::Pod(pod)) => drop(pods.remove(&pod)),
+            SourceEvent::Apply(object) => applied.push(SourceEvent::Item(object)),
+            other => applied.push(other),
+        }
+    }
+    items.extend(pods.into_values().map(Object::Pod).map(SourceEvent::Item));
+    items.extend(applied);
+    items.push(SourceEvent::End(Kind::Pod));
+    items
 }
 
 fn is_on(node: &Arc<str>, pod: &Pod) -> bool {

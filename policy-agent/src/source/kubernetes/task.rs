@@ -146,6 +146,9 @@ impl Task {
                     self.follower.forget();
                     self.state.last_error =
                         Some("410: the version is not kept any more; listing again".to_owned());
+                    // A server that has been away says so to every node at once.
+                    let random = (self.shared.random.borrow_mut())();
+                    sleep(self.backoff.after_failure(random)).await;
                 }
                 End::Failed(failure) => {
                     if self.failed(failure).await.is_break() {

@@ -1,5 +1,6 @@
 //! Two feeds of pods, and what the store makes of them.
 
+use policy_core::store::Kind;
 use serde_json::{Value, json};
 
 use super::super::follow::Follower;
@@ -70,6 +71,22 @@ fn pod(name: &str, node: &str, uid: &str, created: u32) -> Value {
 }
 
 use Feed::{OtherPods, OwnPods};
+
+#[test]
+fn pods_are_all_there_when_both_feeds_have_told_a_list() {
+    for (first, second) in [(OwnPods, OtherPods), (OtherPods, OwnPods)] {
+        let of = |feed| match feed {
+            OwnPods => pod("a", "n1", "1", 0),
+            _ => pod("b", "n2", "2", 0),
+        };
+        let mut pods = Pods::new();
+        pods.list(first, &[of(first)]);
+        assert!(!pods.engine.store().is_ready(&Kind::Pod));
+        pods.list(second, &[of(second)]);
+        assert!(pods.engine.store().is_ready(&Kind::Pod));
+        assert_eq!(pods.pods(), ["a@n1:1", "b@n2:2"]);
+    }
+}
 
 #[test]
 fn a_list_of_one_feed_leaves_the_pods_of_the_other() {
