@@ -126,6 +126,8 @@ pub struct BackendAnswer {
     pub port: u16,
     /// The pod that it is, as `namespace/name`.
     pub pod: Option<String>,
+    /// Whom it sees: the sender, or the node that sends in its stead.
+    pub source: IpAddr,
     /// Whether both sides allow it.
     pub verdict: Verdict,
     /// Why, in a few words.
@@ -208,10 +210,9 @@ impl<'s> Simulator<'s> {
 
     /// What becomes of it by any of several ways.
     fn judge_route(&mut self, packet: &Packet, route: &Route) -> Answer {
-        let names: Vec<_> = route.services.iter().map(ToString::to_string).collect();
-        let service = format!("Service {}", names.join(" and "));
+        let by = route.by.join(" and ");
         if route.legs.is_empty() {
-            return self.judge_nowhere(packet, &service);
+            return self.judge_nowhere(packet, &by);
         }
         let ways = route.legs.iter().map(|leg| {
             let answer = self.way(packet, leg);
@@ -220,6 +221,7 @@ impl<'s> Simulator<'s> {
                 address: leg.backend.address,
                 port: leg.backend.port,
                 pod: pod.map(ToString::to_string),
+                source: leg.source,
                 verdict: answer.verdict,
                 reason: answer.reason,
                 egress: answer.egress,
@@ -233,7 +235,7 @@ impl<'s> Simulator<'s> {
         if allowed != 0 && allowed != all {
             return Answer {
                 verdict: Verdict::Depends,
-                reason: format!("{service}: {allowed} of {all} endpoints may be reached"),
+                reason: format!("{by}: {allowed} of {all} endpoints may be reached"),
                 egress: None,
                 ingress: None,
                 backends,
@@ -241,7 +243,7 @@ impl<'s> Simulator<'s> {
         }
         Answer {
             verdict: first.verdict,
-            reason: format!("{service}: {}", first.reason),
+            reason: format!("{by}: {}", first.reason),
             egress: first.egress.clone(),
             ingress: first.ingress.clone(),
             backends,
@@ -250,7 +252,7 @@ impl<'s> Simulator<'s> {
 
     /// What becomes of it where a Service leads nowhere: nothing, whether or not
     /// anything isolates the sender.
-    fn judge_nowhere(&mut self, packet: &Packet, service: &str) -> Answer {
+    fn judge_nowhere(&mut self, packet: &Packet, by: &str) -> Answer {
         let sender = self.store.owner(packet.source);
         let isolated = |node: &mut Node, pod| {
             let endpoint = node.tables.desired.endpoints.get(pod);
@@ -265,7 +267,7 @@ impl<'s> Simulator<'s> {
         });
         Answer {
             verdict: Verdict::Deny,
-            reason: format!("{service}: {}", Reason::NoEndpoints),
+            reason: format!("{by}: {}", Reason::NoEndpoints),
             egress,
             ingress: None,
             backends: Vec::new(),

@@ -102,6 +102,7 @@ pub(crate) fn pod(name: &str, addresses: &str, label_text: &str, ports: &str) ->
             IpAddr::V6(a) => Some(*a),
         }),
         ports,
+        host_ports: Vec::new(),
     }
 }
 

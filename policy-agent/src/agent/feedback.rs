@@ -409,6 +409,7 @@ mod tests {
             ipv4: None,
             ipv6: None,
             ports: Vec::new(),
+            host_ports: Vec::new(),
         }))
     }
 

@@ -162,6 +162,7 @@ impl Generator {
                 protocol: Protocol::Tcp,
                 port: http,
             }],
+            host_ports: Vec::new(),
         }
     }
 

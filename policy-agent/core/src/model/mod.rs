@@ -9,7 +9,7 @@ pub mod policy;
 pub mod selector;
 pub mod service;
 
-pub use object::{Namespace, Node, Pod, PodPort, Protocol};
+pub use object::{HostPort, Namespace, Node, Pod, PodPort, Protocol};
 pub use policy::{
     Action, IpBlock, NamespaceMatch, Peer, Peers, Policy, PolicyId, PortMatch, Ports, Rule,
     Subject, Tier,

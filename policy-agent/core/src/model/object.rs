@@ -57,6 +57,20 @@ pub struct PodPort {
     pub port: u16,
 }
 
+/// A port of the pod's node that leads to the pod
+/// (`spec.containers[].ports[].hostPort`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HostPort {
+    /// `hostIP`: the only address of the node that it is at; `None`: at all.
+    pub address: Option<IpAddr>,
+    /// Protocol, TCP if the object names none.
+    pub protocol: Protocol,
+    /// The node's port, 1 to 65535.
+    pub port: u16,
+    /// `containerPort`, to which it leads, 1 to 65535.
+    pub target: u16,
+}
+
 /// A pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pod {
@@ -84,6 +98,9 @@ pub struct Pod {
     pub ipv6: Option<Ipv6Addr>,
     /// Named ports of containers and sidecars, sorted, without duplicates.
     pub ports: Vec<PodPort>,
+    /// Ports of its node that lead to it, sorted, without duplicates; none where
+    /// it is on the node's own network.
+    pub host_ports: Vec<HostPort>,
 }
 
 impl Pod {

@@ -1,6 +1,7 @@
-//! Where a packet goes that is sent to an address of a Service or to a node port.
+//! Where a packet goes that is sent to an address of a Service, to a node port or
+//! to a pod's host port.
 //!
-//! Says what kube-proxy makes of it, which is known from the objects but for
+//! Says what kube-proxy and the portmap plugin make of it, which is known from the objects but for
 //! these assumptions:
 //!
 //! - A sender is taken to be on its pod's node, or to be the node that it is; one
@@ -9,7 +10,8 @@
 //!   the name of the node that translates it, by the lowest address that its Node
 //!   object lists; with `externalTrafficPolicy: Local` in the sender's own.
 //! - What is sent to a cluster address comes in the sender's own name.
-//! - Another node's node port is an address like others to the sender's policies:
+//! - What is sent to a host port comes in the sender's own name.
+//! - Another node's node port or host port is an address like others to the sender's policies:
 //!   it is translated over there.
 
 use std::collections::HashMap;
@@ -18,7 +20,7 @@ use std::sync::Arc;
 
 use super::question::Packet;
 use crate::desired::{Backend, Frontend};
-use crate::model::{NamespacedName, Protocol, Service, ServicePort};
+use crate::model::{HostPort, Pod, Protocol, Service, ServicePort};
 use crate::resolve::services::behind;
 use crate::store::Store;
 
@@ -29,6 +31,8 @@ pub(super) struct Routes<'s> {
     fronts: HashMap<Frontend, Vec<Front<'s>>>,
     /// By protocol and node port.
     node_ports: HashMap<(Protocol, u16), Vec<Front<'s>>>,
+    /// By protocol and host port.
+    host_ports: HashMap<(Protocol, u16), Vec<(&'s Pod, &'s HostPort)>>,
     /// Names of nodes by their addresses.
     nodes: HashMap<IpAddr, &'s Arc<str>>,
 }
@@ -45,8 +49,8 @@ struct Front<'s> {
 /// Where a packet may go.
 #[derive(Debug)]
 pub(super) struct Route {
-    /// The Services, sorted: one, unless somebody made a mistake.
-    pub(super) services: Vec<NamespacedName>,
+    /// By whom, in words, sorted: one, unless somebody made a mistake.
+    pub(super) by: Vec<String>,
     /// One for each endpoint, sorted.
     pub(super) legs: Vec<Leg>,
 }
@@ -61,6 +65,16 @@ pub(super) struct Leg {
     pub(super) egress: Backend,
     /// Who the endpoint sees.
     pub(super) source: IpAddr,
+}
+
+impl Route {
+    fn new(mut by: Vec<String>, mut legs: Vec<Leg>) -> Self {
+        by.sort();
+        by.dedup();
+        legs.sort();
+        legs.dedup();
+        Self { by, legs }
+    }
 }
 
 impl Leg {
@@ -110,6 +124,12 @@ impl<'s> Routes<'s> {
                 }
             }
         }
+        for pod in store.pods().values().filter(|pod| pod.is_selectable()) {
+            for port in &pod.host_ports {
+                let known = routes.host_ports.entry((port.protocol, port.port));
+                known.or_default().push((pod, port));
+            }
+        }
         for (name, node) in store.nodes() {
             for address in &node.addresses {
                 routes.nodes.entry(*address).or_insert(name);
@@ -128,23 +148,77 @@ impl<'s> Routes<'s> {
             protocol,
             port: packet.port,
         };
+        let mut legs = Vec::new();
         let (fronts, at) = match self.fronts.get(&frontend) {
             Some(fronts) => (fronts, None),
             None => {
-                let node = self.nodes.get(&packet.destination)?;
-                (self.node_ports.get(&(protocol, packet.port))?, Some(*node))
+                let node = *self.nodes.get(&packet.destination)?;
+                match self.node_ports.get(&(protocol, packet.port)) {
+                    Some(fronts) => (fronts, Some(node)),
+                    None => return self.host_port(store, packet, protocol, node),
+                }
             }
         };
-        let mut services: Vec<_> = fronts.iter().map(|front| front.service.key()).collect();
-        let mut legs = Vec::new();
+        let by = fronts
+            .iter()
+            .map(|f| format!("Service {}", f.service.key()));
         for front in fronts {
             self.legs(store, packet, front, at, &mut legs);
         }
-        services.sort();
-        services.dedup();
-        legs.sort();
-        legs.dedup();
-        Some(Route { services, legs })
+        Some(Route::new(by.collect(), legs))
+    }
+
+    /// Where it goes by a host port of a node; `None`: the port is no pod's.
+    fn host_port(
+        &self,
+        store: &Store,
+        packet: &Packet,
+        protocol: Protocol,
+        node: &str,
+    ) -> Option<Route> {
+        let (mut by, mut legs) = (Vec::new(), Vec::new());
+        for (pod, port) in self.host_ports.get(&(protocol, packet.port))? {
+            let own = |address: &IpAddr| {
+                (store.owner(*address))
+                    .is_some_and(|o| (&o.namespace, &o.name) == (&pod.namespace, &pod.name))
+            };
+            let asked = port.address.is_none_or(|at| at == packet.destination);
+            let mut addresses = pod.addresses().filter(own);
+            let v6 = packet.destination.is_ipv6();
+            let address = addresses.find(|address| address.is_ipv6() == v6);
+            let Some(address) = address.filter(|_| asked) else {
+                continue;
+            };
+            if pod.node.as_deref().unwrap_or_default() != node {
+                continue;
+            }
+            let backend = Backend {
+                address,
+                port: port.target,
+            };
+            by.push(format!("host port of {}/{}", pod.namespace, pod.name));
+            legs.push(Leg {
+                backend,
+                egress: if self.sender(store, packet) == Some(node) {
+                    backend
+                } else {
+                    sent(packet)
+                },
+                source: packet.source,
+            });
+        }
+        (!legs.is_empty()).then(|| Route::new(by, legs))
+    }
+
+    /// The node that sends a packet, or whose pod does.
+    fn sender<'n>(&self, store: &'n Store, packet: &Packet) -> Option<&'n str>
+    where
+        's: 'n,
+    {
+        match store.owner(packet.source).and_then(|pod| store.pod(pod)) {
+            Some(pod) => Some(pod.node.as_deref().unwrap_or_default()),
+            None => self.nodes.get(&packet.source).map(|name| &***name),
+        }
     }
 
     /// The ways through one Service; `at`: by a port of this node.
@@ -157,20 +231,12 @@ impl<'s> Routes<'s> {
         legs: &mut Vec<Leg>,
     ) {
         let service = front.service;
-        let pod = store.owner(packet.source).and_then(|pod| store.pod(pod));
-        let own = match pod {
-            Some(pod) => Some(pod.node.as_deref().unwrap_or_default()),
-            None => self.nodes.get(&packet.source).map(|name| &***name),
-        };
+        let own = self.sender(store, packet);
         let on = if front.internal {
             own.filter(|_| service.internal_local)
         } else {
             let stranger = own.is_none() && service.external_local;
             at.map(|node| &**node).filter(|_| stranger)
-        };
-        let sent = Backend {
-            address: packet.destination,
-            port: packet.port,
         };
         let v6 = packet.destination.is_ipv6();
         for backend in behind(store, service, front.port, v6, on) {
@@ -185,7 +251,7 @@ impl<'s> Routes<'s> {
             let source = name.and_then(|node| node_address(store, node, v6));
             legs.push(Leg {
                 backend,
-                egress: if far { sent } else { backend },
+                egress: if far { sent(packet) } else { backend },
                 source: source.unwrap_or(packet.source),
             });
         }
@@ -193,6 +259,14 @@ impl<'s> Routes<'s> {
 
     fn is_node(&self, packet: &Packet) -> bool {
         self.nodes.contains_key(&packet.source)
+    }
+}
+
+/// What the sender asked for.
+fn sent(packet: &Packet) -> Backend {
+    Backend {
+        address: packet.destination,
+        port: packet.port,
     }
 }
 

@@ -35,6 +35,7 @@ fn pod(namespace: &str, name: &str, address: &str) -> Pod {
             IpAddr::V4(_) => None,
         }),
         ports: Vec::new(),
+        host_ports: Vec::new(),
     }
 }
 

@@ -77,6 +77,7 @@ fn pod(name: &str, uid: &str, address: Option<&str>) -> Arc<Pod> {
         },
         ipv6: None,
         ports: vec![],
+        host_ports: vec![],
     })
 }
 

@@ -2,13 +2,14 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use policy_core::model::{Pod, PodPort, Protocol};
+use policy_core::model::{HostPort, Pod, PodPort, Protocol};
 use serde::Deserialize;
 
 use super::ip_block::parse_address;
 use super::meta::{Meta, MetaObject, seconds_since_1970};
 use super::names::Names;
 use super::report::Report;
+use super::service::{port_number, protocol};
 
 /// The fields of a Pod that policy needs, as they are on the wire.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -48,6 +49,9 @@ struct ContainerPort {
     name: Option<String>,
     protocol: Option<String>,
     container_port: Option<i32>,
+    host_port: Option<i32>,
+    #[serde(rename = "hostIP")]
+    host_ip: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -100,6 +104,7 @@ pub(super) fn convert(
         ipv4: None,
         ipv6: None,
         ports: ports(spec, names, report),
+        host_ports: host_ports(spec, report),
     };
     read_addresses(status, &mut pod, report);
     pod
@@ -168,17 +173,69 @@ fn is_one_pods(address: IpAddr) -> bool {
         }
 }
 
-/// Named ports of containers, and of init containers that stay beside them
-/// (sidecars); the others have ended before anybody may connect.
-fn ports(spec: &Spec, names: &mut Names, report: &mut Report) -> Vec<PodPort> {
+/// Ports of the node that lead to the pod. What is wrong with one leaves it out:
+/// who asks there is then judged as if nothing led on.
+fn host_ports(spec: &Spec, report: &mut Report) -> Vec<HostPort> {
+    let mut ports = Vec::new();
+    if spec.host_network.unwrap_or(false) {
+        return ports;
+    }
+    for (list, i, container) in containers(spec) {
+        for (j, port) in container.ports.iter().flatten().enumerate() {
+            let Some(number) = port.host_port.filter(|number| *number != 0) else {
+                continue;
+            };
+            let at = |field: &str| format!("spec.{list}[{i}].ports[{j}].{field}");
+            let text = port.host_ip.as_deref().unwrap_or_default();
+            let address = parse_address(text);
+            if !text.is_empty() && address.is_none() {
+                report.error(
+                    at("hostIP"),
+                    &format!("{text:?} is not an address; policy does not know the host port"),
+                );
+                continue;
+            }
+            let numbers = port_number(number).zip(port_number(port.container_port.unwrap_or(0)));
+            let (Some((port, target)), Some(protocol)) =
+                (numbers, protocol(port.protocol.as_deref()))
+            else {
+                report.error(
+                    at("hostPort"),
+                    "its number, containerPort or protocol is not one; \
+                     policy does not know the host port",
+                );
+                continue;
+            };
+            ports.push(HostPort {
+                address: address.filter(|address| !address.is_unspecified()),
+                protocol,
+                port,
+                target,
+            });
+        }
+    }
+    ports.sort();
+    ports.dedup();
+    ports
+}
+
+/// Containers, and init containers that stay beside them (sidecars), with the
+/// list that they are in and their place there.
+fn containers(spec: &Spec) -> impl Iterator<Item = (&'static str, usize, &Container)> {
     let containers = spec.containers.as_deref().unwrap_or_default();
     let init = spec.init_containers.as_deref().unwrap_or_default();
     let containers = (containers.iter().enumerate()).map(|(i, c)| ("containers", i, c));
     let sidecars = (init.iter().enumerate())
         .filter(|(_, c)| c.restart_policy.as_deref() == Some("Always"))
         .map(|(i, c)| ("initContainers", i, c));
+    containers.chain(sidecars)
+}
+
+/// Named ports of containers, and of init containers that stay beside them
+/// (sidecars); the others have ended before anybody may connect.
+fn ports(spec: &Spec, names: &mut Names, report: &mut Report) -> Vec<PodPort> {
     let mut ports = Vec::new();
-    for (list, i, container) in containers.chain(sidecars) {
+    for (list, i, container) in containers(spec) {
         let declared = container.ports.iter().flatten().enumerate();
         for (j, port) in declared {
             let Some(name) = port.name.as_deref().filter(|name| !name.is_empty()) else {

@@ -1,7 +1,8 @@
 //! What becomes of connections that are translated on their way.
 
 use super::*;
-use crate::model::{EndpointSlice, Service};
+use crate::model::{EndpointSlice, HostPort, Protocol, Service};
+use crate::store::SourceEvent;
 
 /// The small cluster with Service `a/db` in front of both databases: `a/db` on
 /// node `here`, `b/db` on `there`.
@@ -31,7 +32,7 @@ fn services(
     let objects = [Object::Pod(Arc::new(more)), Object::Service(Arc::new(db))];
     let slices = slices.map(|slice| Object::EndpointSlice(Arc::new(slice)));
     for object in objects.into_iter().chain(slices) {
-        store.apply(crate::store::SourceEvent::Apply(object));
+        store.apply(SourceEvent::Apply(object));
     }
     store
 }
@@ -251,4 +252,42 @@ fn what_is_no_port_of_a_service_is_an_address_like_others() {
         &["a/web > 10.96.0.1 81/TCP", "a/web > 10.96.0.1 ICMP"],
         &["a/web > 10.96.0.1 80/TCP", "a/web > 192.0.2.1 ICMP"],
     );
+}
+
+#[test]
+fn a_host_port_leads_to_its_pod_in_the_clients_own_name() {
+    let from_web = policy("a/db", "app=db", Some(&["allow app=web : TCP/5432"]), None);
+    let mut store = cluster([from_web, to_own_db("5432")]);
+    let mut db = Pod::clone(store.pod(&pod_ref("a/db")).expect("a pod"));
+    db.host_ports = vec![HostPort {
+        address: None,
+        protocol: Protocol::Tcp,
+        port: 9999,
+        target: 5432,
+    }];
+    store.apply(SourceEvent::Apply(Object::Pod(Arc::new(db.clone()))));
+    check(
+        &store,
+        &[
+            "a/web > 192.168.0.1 9999/TCP",
+            "a/web > fd00:f::1 9999/TCP",
+            "a/db > 192.168.0.1 9999/TCP",
+        ],
+        &[
+            "b/client > 192.168.0.1 9999/TCP",
+            "8.8.8.8 > 192.168.0.1 9999/TCP",
+            "a/other > 192.168.0.1 9999/TCP",
+            // Nothing leads on there.
+            "a/web > 192.168.0.2 9999/TCP",
+        ],
+    );
+    let answer = ask(&store, "a/other > 192.168.0.1 9999/TCP");
+    assert!(
+        answer.reason.starts_with("host port of a/db: "),
+        "{answer:#?}"
+    );
+    db.host_ports[0].address = Some(ip("192.168.0.7"));
+    store.apply(SourceEvent::Apply(Object::Pod(Arc::new(db))));
+    let answer = ask(&store, "b/client > 192.168.0.1 9999/TCP");
+    assert_eq!(answer.verdict, Verdict::Allow, "not at this address");
 }

@@ -253,6 +253,38 @@ fn a_namespace_always_has_its_name_as_a_label() {
 }
 
 #[test]
+fn host_ports_lead_to_pods_that_are_not_on_the_nodes_own_network() {
+    let ports = json!([
+        {"containerPort": 8080, "hostPort": 80},
+        {"containerPort": 53, "hostPort": 53, "protocol": "UDP", "hostIP": "192.0.2.1"},
+        {"containerPort": 1, "hostPort": 1, "hostIP": "0.0.0.0"},
+        {"containerPort": 2, "hostPort": 0},
+        {"containerPort": 3},
+        {"containerPort": 0, "hostPort": 4},
+        {"containerPort": 5, "hostPort": 5, "hostIP": "here"},
+    ]);
+    let spec = |host| json!({"hostNetwork": host, "containers": [{"ports": ports}]});
+    let (pod, found) = pod_of(spec(false), Value::Null);
+    let read = pod.host_ports.iter().map(|p| {
+        let at = p.address.map_or("*".to_owned(), |a| a.to_string());
+        format!("{at}:{}/{} {}", p.port, p.protocol.name(), p.target)
+    });
+    assert_eq!(
+        read.collect::<Vec<_>>(),
+        ["*:1/TCP 1", "*:80/TCP 8080", "192.0.2.1:53/UDP 53"]
+    );
+    assert_eq!(
+        found,
+        [
+            "error spec.containers[0].ports[5].hostport",
+            "error spec.containers[0].ports[6].hostip",
+        ]
+    );
+    let (pod, _) = pod_of(spec(true), Value::Null);
+    assert!(pod.host_ports.is_empty());
+}
+
+#[test]
 fn a_node_has_the_addresses_that_are_addresses() {
     let converted = one(&json!({"apiVersion": "v1", "kind": "Node",
     "metadata": {"name": "n1", "labels": {"zone": "z"}},
