@@ -15,6 +15,7 @@ mod probes;
 mod rng;
 mod scale;
 mod selectors;
+mod services;
 mod spoil;
 mod trace;
 
@@ -25,7 +26,7 @@ use std::ops::RangeInclusive;
 
 use serde_json::Value;
 
-pub use probes::random_probes;
+pub use probes::{random_probes, service_probes};
 pub use rng::Rng;
 pub use scale::{Scale, Size, scale_cluster};
 pub use trace::{Change, Class, Event, event_trace, replay};
@@ -39,6 +40,8 @@ pub struct Shape {
     pub pods: RangeInclusive<usize>,
     /// How many policies.
     pub policies: RangeInclusive<usize>,
+    /// How many Services; if there are any, some pods have a host port.
+    pub services: RangeInclusive<usize>,
     /// How many policies in a hundred get one part that an API server would reject. They still
     /// decode: wrong are values, never types.
     pub spoiled_percent: usize,
@@ -52,6 +55,7 @@ impl Default for Shape {
             namespaces: 2..=4,
             pods: 10..=60,
             policies: 3..=25,
+            services: 0..=0,
             spoiled_percent: 8,
             shared_percent: 2,
         }
@@ -59,6 +63,14 @@ impl Default for Shape {
 }
 
 impl Shape {
+    /// As the default, with Services in front of pods.
+    pub fn with_services() -> Self {
+        Self {
+            services: 3..=9,
+            ..Self::default()
+        }
+    }
+
     /// As the default, but everything is what an API server accepts and a cluster shows.
     pub fn valid() -> Self {
         Self {
@@ -69,7 +81,7 @@ impl Shape {
     }
 }
 
-/// Two nodes, and the namespaces, pods and policies that the shape asks for.
+/// Two nodes, and the namespaces, pods, policies and Services that the shape asks for.
 pub fn random_cluster(seed: u64, shape: &Shape) -> Vec<Value> {
     let mut rng = Rng::new(seed);
     let namespaces = rng.within(&shape.namespaces);
@@ -96,5 +108,12 @@ pub fn random_cluster(seed: u64, shape: &Shape) -> Vec<Value> {
         }
         objects.push(policy);
     }
+    // Last, so that a seed's other objects are the same with Services and without.
+    let count = rng.within(&shape.services);
+    if count > 0 {
+        services::host_ports(&mut rng, &mut objects);
+    }
+    let services = services::services(&mut rng, &objects, count);
+    objects.extend(services);
     objects
 }

@@ -72,6 +72,18 @@ pub fn random_probes(seed: u64, objects: &[Value], count: usize) -> Vec<Probe> {
     probes
 }
 
+/// So many probes of addresses and ports of Services, and of those beside them; none where there
+/// is no Service. Each describes one packet.
+pub fn service_probes(seed: u64, objects: &[Value], count: usize) -> Vec<Probe> {
+    let mut rng = Rng::new(seed ^ 0x73_6572_7669_6365);
+    let cluster = Cluster::from_objects(objects);
+    let proposals = (0..count * PATIENCE).filter_map(|_| {
+        let probe = super::services::probe(&mut rng, objects)?;
+        cluster.packet(&probe).is_ok().then_some(probe)
+    });
+    proposals.take(count).collect()
+}
+
 /// The first proposal that fulfils the wish, or the last that is a packet at all.
 fn choose(
     rng: &mut Rng,

@@ -8,9 +8,9 @@ use serde_json::Value;
 
 use super::{
     Change, Class, Rng, Shape, Size, event_trace, random_cluster, random_probes, replay,
-    scale_cluster,
+    scale_cluster, service_probes,
 };
-use crate::reference::{Cluster, Feature, Histogram, Protocol};
+use crate::reference::{Cluster, Feature, Histogram, Outcome, Protocol};
 
 /// Clusters that the statistical tests look at.
 const SEEDS: u64 = 16;
@@ -380,4 +380,44 @@ fn name(object: &Value) -> String {
         "{} {}/{}",
         object["kind"], object["metadata"]["namespace"], object["metadata"]["name"]
     )
+}
+
+#[test]
+fn probes_of_services_end_everywhere_and_a_seed_means_one_list() {
+    let (mut all, mut open, mut closed, mut both) = (0, 0, 0, 0);
+    let (mut plain, mut nowhere) = (0, 0);
+    for seed in 0..SEEDS {
+        let shape = Shape::with_services();
+        let objects = random_cluster(seed, &shape);
+        assert_eq!(objects, random_cluster(seed, &shape));
+        let without = random_cluster(seed, &Shape::default());
+        for (with, without) in objects.iter().zip(&without) {
+            assert!(with == without || with["kind"] == "Pod", "{with} {without}");
+        }
+        let probes = service_probes(seed, &objects, 100);
+        assert_eq!(probes, service_probes(seed, &objects, 100));
+        assert!(service_probes(seed, &without, 100).is_empty());
+        let cluster = Cluster::from_objects(&objects);
+        for probe in &probes {
+            all += 1;
+            match cluster.outcome(probe).expect("a packet") {
+                Outcome::Plain(_) => plain += 1,
+                Outcome::Translated(ends) if ends.is_empty() => nowhere += 1,
+                outcome => match outcome.allowed() {
+                    Some(true) => open += 1,
+                    Some(false) => closed += 1,
+                    None => both += 1,
+                },
+            }
+        }
+    }
+    for (what, count) in [
+        ("allowed", open),
+        ("denied", closed),
+        ("depends", both),
+        ("nowhere", nowhere),
+        ("not translated", plain),
+    ] {
+        assert!(count * 20 >= all, "{what}: {count} of {all}");
+    }
 }

@@ -26,6 +26,18 @@ pub(super) struct Pod {
     /// Sorts pods by age: later is greater.
     pub(super) age: (String, String),
     ports: Vec<ContainerPort>,
+    pub(super) host_ports: Vec<HostPort>,
+}
+
+/// A port of the pod's node that leads to the pod.
+#[derive(Clone, Debug)]
+pub(super) struct HostPort {
+    /// The only address at which it is, if it names one.
+    pub(super) address: Option<IpAddr>,
+    pub(super) protocol: Protocol,
+    pub(super) port: u16,
+    /// The container's.
+    pub(super) target: u16,
 }
 
 #[derive(Clone, Debug)]
@@ -58,6 +70,7 @@ impl Pod {
                 metadata("uid").to_owned(),
             ),
             ports: container_ports(spec),
+            host_ports: host_ports(spec),
         }
     }
 
@@ -125,28 +138,57 @@ fn addresses(status: &Value) -> Vec<IpAddr> {
     listed
 }
 
-/// Semantics 5: ports of containers and of sidecars, which are init containers that restart
-/// always; an ordinary init container has finished before anybody may connect.
-fn container_ports(spec: &Value) -> Vec<ContainerPort> {
+/// Containers, and sidecars, which are init containers that restart always; an ordinary init
+/// container has finished before anybody may connect (semantics 5).
+fn containers(spec: &Value) -> impl Iterator<Item = &Value> {
     let containers = json::list(spec, "containers").unwrap_or_default();
     let sidecars = json::list(spec, "initContainers")
         .unwrap_or_default()
         .iter()
         .filter(|container| json::text(container, "restartPolicy") == Some("Always"));
-    containers
-        .iter()
-        .chain(sidecars)
+    containers.iter().chain(sidecars)
+}
+
+fn port_protocol(port: &Value) -> Option<Protocol> {
+    match json::text(port, "protocol") {
+        None | Some("" | "TCP") => Some(Protocol::TCP),
+        Some("UDP") => Some(Protocol::UDP),
+        Some("SCTP") => Some(Protocol::SCTP),
+        Some(_) => None,
+    }
+}
+
+fn host_ports(spec: &Value) -> Vec<HostPort> {
+    let ports = containers(spec).flat_map(|c| json::list(c, "ports").unwrap_or_default());
+    let ports = ports.filter_map(|port| {
+        let number = |field: &str| {
+            let number = u16::try_from(port[field].as_u64()?).ok()?;
+            (number != 0).then_some(number)
+        };
+        let address = match json::text(port, "hostIP").unwrap_or_default() {
+            "" => None,
+            text => Some(parse_address(text)?),
+        };
+        Some(HostPort {
+            address: address.filter(|address| !address.is_unspecified()),
+            protocol: port_protocol(port)?,
+            port: number("hostPort")?,
+            target: number("containerPort")?,
+        })
+    });
+    ports.collect()
+}
+
+/// Semantics 5: ports of containers and of sidecars, which are init containers that restart
+/// always; an ordinary init container has finished before anybody may connect.
+fn container_ports(spec: &Value) -> Vec<ContainerPort> {
+    containers(spec)
         .flat_map(|container| json::list(container, "ports").unwrap_or_default())
         .filter_map(|port| {
             Some(ContainerPort {
                 name: json::text(port, "name")?.to_owned(),
                 number: u16::try_from(port["containerPort"].as_u64()?).ok()?,
-                protocol: match json::text(port, "protocol") {
-                    None | Some("" | "TCP") => Protocol::TCP,
-                    Some("UDP") => Protocol::UDP,
-                    Some("SCTP") => Protocol::SCTP,
-                    Some(_) => return None,
-                },
+                protocol: port_protocol(port)?,
             })
         })
         .collect()

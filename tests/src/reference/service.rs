@@ -19,7 +19,7 @@ use super::probe::{Packet, Probe, ProbeError};
 pub enum Outcome {
     /// Nothing translates it.
     Plain(Answer),
-    /// It ends at one of these, sorted by address and port; if there are none, nowhere.
+    /// It ends at one of these, sorted; if there are none, nowhere.
     Translated(Vec<Ending>),
 }
 
@@ -30,6 +30,8 @@ pub struct Ending {
     pub address: IpAddr,
     /// Its port.
     pub port: u16,
+    /// Whom it sees, unless the sender reaches itself.
+    pub seen_as: IpAddr,
     /// What becomes of it.
     pub answer: Answer,
 }
@@ -220,13 +222,14 @@ impl Cluster {
             let ending = Ending {
                 address: way.destination,
                 port: way.port.unwrap_or_default(),
+                seen_as: way.seen_as,
                 answer: judge_way(self, self.policies.values(), &way),
             };
             if !endings.contains(&ending) {
                 endings.push(ending);
             }
         }
-        endings.sort_by_key(|end| (end.address, end.port));
+        endings.sort_by_key(|end| (end.address, end.port, end.seen_as));
         Ok(Outcome::Translated(endings))
     }
 
@@ -277,7 +280,51 @@ impl Cluster {
                 }
             }
         }
-        translated.then_some(ways)
+        if !translated {
+            self.host_port_ways(node, packet, &mut ways);
+        }
+        (translated || !ways.is_empty()).then_some(ways)
+    }
+
+    /// By a host port of a node: the client's address stays.
+    fn host_port_ways(&self, node: &str, packet: &Packet, ways: &mut Vec<Way>) {
+        let sender = self.sender(packet);
+        for pod in self.pods.values().filter(|pod| pod.counts()) {
+            for port in &pod.host_ports {
+                let asked = (port.protocol, Some(port.port)) == (packet.protocol, packet.port)
+                    && port.address.is_none_or(|at| at == packet.destination)
+                    && pod.node.as_deref().unwrap_or_default() == node;
+                let holds = |address: &&IpAddr| {
+                    let holder = self.owner(**address);
+                    address.is_ipv4() == packet.destination.is_ipv4()
+                        && holder == Some(pod.full_name())
+                };
+                let Some(address) = pod.addresses.iter().find(holds).filter(|_| asked) else {
+                    continue;
+                };
+                let end = (*address, Some(port.target));
+                ways.push(Way {
+                    source: packet.source,
+                    destination: end.0,
+                    protocol: packet.protocol,
+                    port: end.1,
+                    sent_to: if sender == Some(node) {
+                        end
+                    } else {
+                        (packet.destination, packet.port)
+                    },
+                    seen_as: packet.source,
+                });
+            }
+        }
+    }
+
+    /// The node that sends, or whose pod does.
+    fn sender(&self, packet: &Packet) -> Option<&str> {
+        match self.pod_at(packet.source) {
+            Some(pod) => Some(pod.node.as_deref().unwrap_or_default()),
+            None => self.node_at(packet.source),
+        }
     }
 
     fn ways_of(
@@ -289,11 +336,7 @@ impl Cluster {
         packet: &Packet,
         ways: &mut Vec<Way>,
     ) {
-        let pod = self.pod_at(packet.source);
-        let own_node = match pod {
-            Some(pod) => Some(pod.node.as_deref().unwrap_or_default()),
-            None => self.node_at(packet.source),
-        };
+        let own_node = self.sender(packet);
         let is_node = self.node_at(packet.source).is_some();
         let only = match by {
             By::ClusterAddress if service.internal_local => own_node,

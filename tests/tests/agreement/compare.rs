@@ -289,7 +289,7 @@ pub(crate) fn elsewhere(rng: &mut Rng, ifindex: u32) -> u32 {
     }
 }
 
-fn compare_sides(
+pub(crate) fn compare_sides(
     what: &str,
     expected: &Option<Side>,
     simulated: &Option<SideAnswer>,
@@ -360,7 +360,11 @@ fn octets(address: IpAddr) -> [u8; 16] {
     }
 }
 
-fn same<T: PartialEq + std::fmt::Debug>(what: &str, is: &T, should: &T) -> Result<(), String> {
+pub(crate) fn same<T: PartialEq + std::fmt::Debug>(
+    what: &str,
+    is: &T,
+    should: &T,
+) -> Result<(), String> {
     if is == should {
         Ok(())
     } else {

@@ -17,6 +17,7 @@
 //! | `question` | a probe in the product's words |
 //! | `compare` | the three answers to a probe |
 //! | `flows` | connections that are open during a change |
+//! | `services` | connections through Services: reference and `simulate` |
 
 mod bed;
 mod cluster;
@@ -25,6 +26,7 @@ mod flows;
 mod node;
 mod packet;
 mod question;
+mod services;
 mod worker;
 
 use std::thread;
