@@ -52,6 +52,8 @@ pub(super) struct Feedback {
     pub(super) monitors: Monitors,
     setup: Setup,
     heard: Heard,
+    /// Something was told of a pod of this node, or of one that is gone.
+    pods_changed: bool,
     pulse: Pulse,
     /// Until somebody is served: what he needs.
     unserved: Option<(Registry, Health)>,
@@ -79,6 +81,7 @@ impl Default for Feedback {
             monitors: Monitors::default(),
             setup: Setup::default(),
             heard: Heard::default(),
+            pods_changed: true,
             pulse,
             unserved: Some((registry, health)),
             server: None,
@@ -139,6 +142,14 @@ impl Feedback {
     /// A source told this at a time; what follows from it is not in force yet.
     pub(super) fn heard(&mut self, events: &[SourceEvent], node: &Arc<str>, at: Instant) {
         self.heard.hear(events, node, at);
+        let of_pods = |event: &SourceEvent| match event {
+            SourceEvent::Apply(Object::Pod(_)) | SourceEvent::Item(Object::Pod(_)) => {
+                cause(event, node).is_none()
+            }
+            SourceEvent::Delete(Key::Pod(_)) => true,
+            _ => false,
+        };
+        self.pods_changed |= events.iter().any(of_pods);
     }
 
     /// The sweeper of connection records has been round.
@@ -197,8 +208,11 @@ fn cause(event: &SourceEvent, node: &Arc<str>) -> Option<Cause> {
 impl State {
     /// Puts in force what the sources say. Quick where nothing is different.
     pub(super) fn reconcile(&mut self) -> Outcome {
+        // Where only peers changed, no pod of this node is in another way.
+        let looked = self.looked;
         let outcome = self.put_in_force();
         let now = Instant::now();
+        let words = self.feedback.generations.is_pending();
         match outcome.retry {
             Some(false) => self.completed(now),
             Some(true) if self.failure.is_some() => {
@@ -207,7 +221,10 @@ impl State {
             _ => {}
         }
         if outcome.retry.is_some() {
-            self.look_at_pods(now);
+            let changed = std::mem::take(&mut self.feedback.pods_changed);
+            if looked || words || changed {
+                self.look_at_pods(now);
+            }
         }
         outcome
     }

@@ -5,11 +5,13 @@
 
 mod admin;
 mod client;
+mod cluster;
 mod cni;
 mod manual;
 mod monitor;
 mod output;
 mod probe;
+mod rollout;
 mod show;
 mod simulate;
 
@@ -222,6 +224,8 @@ struct StatusArgs {
     #[arg(long, env = "POLICY_AGENT_STRICT")]
     strict: bool,
     #[command(flatten)]
+    cluster: cluster::ClusterArgs,
+    #[command(flatten)]
     run_dir: RunDirArg,
     #[command(flatten)]
     output: OutputArg,
@@ -319,6 +323,9 @@ pub fn main() -> ExitCode {
 fn dispatch(command: Command) -> anyhow::Result<u8> {
     match command {
         Command::Run(args) => run(args),
+        Command::Status(args) if args.cluster.cluster => {
+            cluster::status(&args.cluster, args.wait, args.timeout, args.output.output)
+        }
         Command::Status(args) => show::status(
             &args.run_dir.run_dir,
             args.wait,

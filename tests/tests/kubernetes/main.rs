@@ -13,3 +13,4 @@ mod follow;
 mod node;
 mod objects;
 mod role;
+mod told;

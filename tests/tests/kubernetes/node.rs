@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use policy_tests::lab::{Host, Lab, NodeProcess, Wiring};
 use serde_json::{Value, json};
 
-use crate::control_plane::{AGENT, ControlPlane};
+use crate::control_plane::{ADMIN, AGENT, ControlPlane};
 
 /// Bounds what takes milliseconds on an idle machine.
 pub(crate) const BOUND: Duration = Duration::from_secs(30);
@@ -130,6 +130,26 @@ impl Node {
             .args(args)
             .output()
             .with_context(|| format!("run {command}"))
+    }
+
+    /// Runs a command on the node, as a user who may do everything.
+    pub(crate) fn as_admin(&self, args: &[&str]) -> Result<Output> {
+        let mut command = Command::new(&self.binary);
+        command
+            .args(args)
+            .arg("--kubeconfig")
+            .arg(self.plane.kubeconfig(ADMIN));
+        self.lab.node().netns().output(&mut command)
+    }
+
+    /// The emergency switch.
+    pub(crate) fn enforce(&self, on: bool) -> Result<()> {
+        let output = Command::new(&self.binary)
+            .args(["enforce", if on { "on" } else { "off" }, "--bpffs"])
+            .arg(self.bpffs())
+            .output()?;
+        ensure!(output.status.success(), "enforce: {output:?}");
+        Ok(())
     }
 
     fn asked(&self, command: &str) -> Result<Value> {
