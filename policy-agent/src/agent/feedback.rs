@@ -24,7 +24,7 @@ use super::notices::conditions::Conditions;
 use super::notices::found;
 use super::notices::post::Poster;
 use super::report::isolating;
-use super::setup::{Found, Seen, Setup};
+use super::setup::Setup;
 use super::state::{Outcome, State};
 use crate::datapath::Pins;
 use crate::datapath::sweep::Swept;
@@ -51,6 +51,8 @@ pub(super) struct Feedback {
     pub(super) generations: Generations,
     pub(super) monitors: Monitors,
     setup: Setup,
+    /// Windows that were told of.
+    windows: u64,
     heard: Heard,
     /// Something was told of a pod of this node, or of one that is gone.
     pods_changed: bool,
@@ -80,6 +82,7 @@ impl Default for Feedback {
             generations: Generations::default(),
             monitors: Monitors::default(),
             setup: Setup::default(),
+            windows: 0,
             heard: Heard::default(),
             pods_changed: true,
             pulse,
@@ -267,50 +270,56 @@ impl State {
     /// Which pods wait for their policies, and which have them now.
     fn look_at_pods(&mut self, now: Instant) {
         let desired = self.engine.desired();
-        let interfaces = &self.assignment.interfaces;
         let programmed = &self.programmed;
-        let pods: Vec<Seen> = desired
-            .endpoints
-            .iter()
-            .map(|(pod, spec)| {
-                let id = (pod.clone(), spec.uid.clone());
-                Seen {
-                    interfaces: interfaces.get(&id).into_iter().flatten().copied().collect(),
-                    pod: id,
-                    isolated: spec.ingress.is_some() || spec.egress.is_some(),
-                    in_force: programmed.get(pod).is_some_and(|now| now.current),
-                }
-            })
-            .collect();
         let attached = &self.planner.mirror().attached;
-        let found = self.feedback.setup.look(
-            &pods,
-            self.snapshot.links.keys().copied(),
-            |index| attached.contains(&index),
-            now,
-        );
-        self.tell_of_pods(&found);
+        let mut unprotected = 0;
+        let mut pods = Vec::with_capacity(desired.endpoints.len());
+        for (pod, spec) in &desired.endpoints {
+            let id = (pod.clone(), spec.uid.clone());
+            let in_force = programmed.get(pod).is_some_and(|now| now.current);
+            let isolated = spec.ingress.is_some() || spec.egress.is_some();
+            let interfaces = self.assignment.interfaces.get(&id);
+            let mut interfaces = interfaces.into_iter().flatten();
+            if isolated && !in_force && interfaces.any(|index| !attached.contains(index)) {
+                unprotected += 1;
+            }
+            pods.push((id, in_force));
+        }
+        let metrics = &self.feedback.metrics;
+        metrics.unprotected.set(shown(unprotected));
+        for waited in self.feedback.setup.look(pods, now) {
+            observe(&metrics.setup, waited);
+        }
+        self.tell_of_windows();
     }
 
-    fn tell_of_pods(&self, found: &Found) {
-        let metrics = &self.feedback.metrics;
-        for waited in &found.set_up {
-            observe(&metrics.setup, *waited);
-        }
-        metrics.unprotected.set(shown(found.unprotected));
-        for (id, window) in &found.were_unprotected {
-            let (pod, uid) = id;
-            metrics.unprotected_starts.inc();
-            metrics.unprotected_seconds.inc_by(window.as_secs_f64());
+    /// Pods that are protected now, and ran without their policies before.
+    fn tell_of_windows(&mut self) {
+        let feedback = &mut self.feedback;
+        let births = &self.cni.births;
+        let new = births.unprotected_total() - feedback.windows;
+        feedback.windows = births.unprotected_total();
+        let new = usize::try_from(new).unwrap_or(usize::MAX);
+        // The latest are last, and only so many are remembered.
+        let known = births.unprotected().count();
+        for window in births.unprotected().skip(known.saturating_sub(new)) {
+            let lasted = Duration::from_millis(window.milliseconds);
+            feedback.metrics.unprotected_starts.inc();
+            let seconds = &feedback.metrics.unprotected_seconds;
+            seconds.inc_by(lasted.as_secs_f64());
             self.lines.write(&serde_json::json!({
                 "type": "unprotected",
-                "pod": pod.to_string(),
-                "uid": **uid,
-                "seconds": window.as_secs_f64(),
+                "pod": window.pod,
+                "uid": window.uid,
+                "milliseconds": window.milliseconds,
+                "before_agent": window.before_agent,
             }));
-            if let Some(poster) = &self.feedback.poster {
-                let node = &self.engine.node().name;
-                poster.tell(found::unprotected(id, *window, node));
+            // An agent that is installed finds pods that run: that is no news.
+            if let Some(poster) = &feedback.poster
+                && !window.before_agent
+                && let Some(notice) = found::unprotected(window, &self.engine.node().name)
+            {
+                poster.tell(notice);
             }
         }
     }

@@ -1,7 +1,6 @@
 //! From the agent's state to what users must know of it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use policy_common::abi::config::FLAG_ENFORCE_OFF;
 use policy_core::desired::PodRef;
@@ -9,8 +8,9 @@ use policy_core::diagnostic::{Diagnostic, Severity};
 use policy_core::model::PolicyId;
 
 use super::super::feedback::told_of;
-use super::super::state::{PodUid, State};
+use super::super::state::State;
 use super::{Notice, Reason, Regarding};
+use crate::api::Unprotected;
 
 impl State {
     /// Everything that users must know and that is so now.
@@ -120,18 +120,19 @@ fn of_node(node: &Arc<str>) -> Regarding {
 }
 
 /// A pod ran without its policies.
-pub(in super::super) fn unprotected((pod, uid): &PodUid, window: Duration, node: &str) -> Notice {
-    Notice {
+pub(in super::super) fn unprotected(window: &Unprotected, node: &str) -> Option<Notice> {
+    let (namespace, name) = window.pod.split_once('/')?;
+    Some(Notice {
         regarding: Regarding::Pod {
-            namespace: pod.namespace.clone(),
-            name: pod.name.clone(),
-            uid: uid.clone(),
+            namespace: namespace.into(),
+            name: name.into(),
+            uid: window.uid.as_str().into(),
         },
         reason: Reason::UnprotectedStart,
         note: format!(
-            "policies isolate it, and it ran without them for {} ms on node {node}; connections \
-             that it made meanwhile are judged now",
-            window.as_millis()
+            "policies isolate it, and it could be reached without them for {} ms on node {node}; \
+             connections made meanwhile are judged now",
+            window.milliseconds
         ),
-    }
+    })
 }
