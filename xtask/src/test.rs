@@ -12,7 +12,7 @@ use anyhow::{Result, bail};
 use crate::{
     build_agent,
     build_ebpf::{self, Variant},
-    host,
+    cluster, host,
     job::{Job, announce},
     lint,
     setup::{self, Need},
@@ -85,8 +85,9 @@ fn unit_tests(workspace: &Workspace, args: &Args, tally: &mut Tally) {
 
 /// Everything that needs root, with the binaries that users get.
 fn kernel_tests(workspace: &Workspace, args: &Args, tally: &mut Tally) {
-    let prepared =
-        build_agent::build(workspace, Variant::Agent).and_then(|_agent| host::mount_bpffs());
+    let prepared = build_agent::build(workspace, Variant::Agent)
+        .and_then(|_agent| host::mount_bpffs())
+        .and_then(|()| cluster::build_api_server(workspace));
     if let Err(error) = prepared {
         // The tests run what this builds; without it they would test an old one.
         return note(tally, "build", Err(error));

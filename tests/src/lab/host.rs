@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -46,6 +48,15 @@ impl Mac {
         Self([0x33, 0x33, a, b, c, d])
     }
 
+    /// Reads `02:00:5e:00:00:01`.
+    fn parse(text: &str) -> Option<Self> {
+        let bytes: Vec<u8> = text
+            .split(':')
+            .map(|part| u8::from_str_radix(part, 16).ok())
+            .collect::<Option<_>>()?;
+        Some(Self(bytes.try_into().ok()?))
+    }
+
     /// A locally administered unicast address made of 40 bits of `seed`.
     pub(crate) fn local(seed: u64) -> Self {
         let [a, b, c, d, e, ..] = seed.to_le_bytes();
@@ -83,6 +94,31 @@ impl Host {
         Self {
             inner: Arc::new(inner),
         }
+    }
+
+    /// A pod that the lab did not make, by a file of its network namespace; its
+    /// interface is `eth0`, as container runtimes name it.
+    ///
+    /// # Errors
+    /// When there is no such namespace, or no such interface in it.
+    pub fn of_runtime(name: &str, netns: &Path, v4: Ipv4Addr) -> Result<Self> {
+        let netns = Netns::open(netns)?;
+        let mut ip = Command::new("ip");
+        ip.args(["-json", "link", "show", "eth0"]);
+        let output = netns.output(&mut ip)?;
+        let links: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("{name} has no interface eth0"))?;
+        let mac = links[0]["address"].as_str().and_then(Mac::parse);
+        Ok(Self::new(Inner {
+            name: name.to_owned(),
+            v4: Some(v4),
+            v6: None,
+            netns,
+            interface: "eth0".to_owned(),
+            node_interface: None,
+            mac: mac.with_context(|| format!("eth0 of {name} has no Ethernet address"))?,
+            gateway_mac: None,
+        }))
     }
 
     /// `namespace/name` of a pod, else the name it was given.
@@ -163,5 +199,23 @@ impl Host {
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {:?}", self.name(), self.addresses())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ethernet_address_reads_as_it_is_written() {
+        let mac = Mac([0x02, 0, 0x5e, 0, 0xff, 1]);
+        assert_eq!(Mac::parse(&mac.to_string()), Some(mac));
+        for wrong in [
+            "02:00:5e:00:ff",
+            "02:00:5e:00:ff:01:02",
+            "02:00:5e:00:ff:xx",
+        ] {
+            assert_eq!(Mac::parse(wrong), None, "{wrong}");
+        }
     }
 }

@@ -49,6 +49,19 @@ impl Netns {
         Ok(netns)
     }
 
+    /// A namespace that somebody else made, such as `/proc/PID/ns/net`; dropping
+    /// this leaves it as it is.
+    ///
+    /// # Errors
+    /// When there is no such file.
+    pub fn open(path: &Path) -> Result<Self> {
+        Ok(Self {
+            path: path.to_owned(),
+            file: File::open(path).with_context(|| format!("open {}", path.display()))?,
+            mounted: AtomicBool::new(false),
+        })
+    }
+
     /// The file that names the namespace.
     pub fn path(&self) -> &Path {
         &self.path

@@ -4,7 +4,7 @@
 //! Which image and overlay are used is said in a kustomization of the lab, as a
 //! user's own would say it; nothing in `deploy` is copied or patched.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::{
     lab::{Lab, Settings, write},
     load, node,
+    process::wait_for,
 };
 use crate::{
     image,
@@ -40,19 +41,18 @@ impl Overlay {
     }
 }
 
-/// Puts an image of the agent on every node, under a tag.
+/// Puts an image of the agent `binary` on every node, under a tag.
 ///
 /// # Errors
 ///
-/// When it does not build, or a node does not take it.
-pub(super) fn load_image(workspace: &Workspace, lab: &Lab, tag: &str) -> Result<()> {
-    let binary = image::static_agent(workspace)?;
+/// When it cannot be written, or a node does not take it.
+pub(super) fn load_image(workspace: &Workspace, lab: &Lab, binary: &Path, tag: &str) -> Result<()> {
     announce(&format!("cluster: image {}:{tag}", image::NAME));
     let archive = lab
         .root
         .join("agent")
         .join(format!("policy-agent-{tag}.tar"));
-    image::agent_image(workspace, &binary, &format!("{}:{tag}", image::NAME))?.write(&archive)?;
+    image::agent_image(workspace, binary, &format!("{}:{tag}", image::NAME))?.write(&archive)?;
     load(lab, &[archive])
 }
 
@@ -69,10 +69,51 @@ pub(super) fn install(workspace: &Workspace, lab: &Lab, overlay: Overlay, tag: &
     ));
     let folder = kustomization(workspace, lab, overlay.folder(), tag)?;
     kubectl(lab, &["apply", "--kustomize", &folder])?;
-    rollout(lab)
+    settled(lab)
+}
+
+/// Waits until the agent of every node says that all it knows is in force.
+///
+/// # Errors
+///
+/// When one does not within a bound.
+pub(super) fn settled(lab: &Lab) -> Result<()> {
+    rollout(lab)?;
+    let pods = output_of(lab.kubectl(&["-n", NAME, "get", "pods", "-o", "name"]));
+    let pods = pods.context("the agents' pods cannot be listed")?;
+    for pod in pods.lines() {
+        let ask = [
+            "-n",
+            NAME,
+            "exec",
+            pod,
+            "--",
+            "/policy-agent",
+            "status",
+            "--wait",
+        ];
+        let what = format!("{pod} has everything in force");
+        wait_for(&what, ROLLOUT.as_secs(), || {
+            output_of(lab.kubectl(&ask)).is_some()
+        })?;
+    }
+    Ok(())
+}
+
+/// Deletes the agents' pods; the DaemonSet makes others.
+///
+/// # Errors
+///
+/// When kubectl fails.
+pub(super) fn delete_pods(lab: &Lab) -> Result<()> {
+    kubectl(lab, &["-n", NAME, "delete", "pods", "--all", "--wait"])
 }
 
 /// Waits until the DaemonSet is rolled out on every node.
+///
+/// # Errors
+///
+/// When it is not within a bound; shows the pods and their logs.
 fn rollout(lab: &Lab) -> Result<()> {
     let timeout = format!("--timeout={}s", ROLLOUT.as_secs());
     let daemon_set = format!("daemonset/{NAME}");

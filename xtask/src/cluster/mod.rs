@@ -10,6 +10,7 @@ mod cgroup;
 mod control;
 mod lab;
 mod links;
+mod load;
 mod net;
 mod node;
 mod process;
@@ -27,13 +28,14 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Subcommand;
 
 use crate::{
-    host, interrupt,
+    host, image, interrupt,
     job::{Job, announce, output_of},
-    setup,
+    setup::{self, Need},
     workspace::Workspace,
 };
 use agent::Overlay;
 use lab::{Lab, Settings};
+use load::{Pods, Strangers};
 use process::wait_for;
 
 /// Tags of the image that is installed, and of the one that replaces it.
@@ -131,7 +133,9 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         What::Load { archives } => load(&lab, archives),
         What::Install { overlay } => {
             lab.require_up()?;
-            agent::load_image(workspace, &lab, FIRST)?;
+            setup::ensure(workspace, Need::Build)?;
+            let binary = image::static_agent(workspace)?;
+            agent::load_image(workspace, &lab, &binary, FIRST)?;
             agent::install(workspace, &lab, *overlay, FIRST)
         }
         What::DryRun => {
@@ -151,6 +155,16 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     }
 }
 
+/// Builds what tests of the API source start: an API server and its store.
+///
+/// # Errors
+///
+/// When it does not build.
+pub(crate) fn build_api_server(workspace: &Workspace) -> Result<()> {
+    let programs = ["etcd", "kube-apiserver"].map(str::to_owned);
+    programs::build(workspace, &Lab::new(workspace)?, &programs)
+}
+
 /// Everything that a user does with the agent, and upstream's specs in between.
 /// A cluster that this brought up it takes down again.
 fn e2e(workspace: &Workspace, lab: &Lab, args: &E2eArgs) -> Result<()> {
@@ -158,9 +172,19 @@ fn e2e(workspace: &Workspace, lab: &Lab, args: &E2eArgs) -> Result<()> {
         lab.require_up()?;
         return suite::run(lab, &args.selection);
     }
+    ensure!(
+        args.settings.nodes >= 2,
+        "traffic between nodes takes at least two of them"
+    );
+    // While nothing is up yet: compilers and a cluster are too much at once.
+    setup::ensure(workspace, Need::Build)?;
+    let built = Built {
+        agent: image::static_agent(workspace)?,
+        load: load::build(workspace)?,
+    };
     let was_up = lab.settings().is_some();
     up(workspace, lab, args.settings)?;
-    let result = prove(workspace, lab, args);
+    let result = prove(workspace, lab, args, built);
     if was_up || args.keep {
         return result;
     }
@@ -168,16 +192,46 @@ fn e2e(workspace: &Workspace, lab: &Lab, args: &E2eArgs) -> Result<()> {
     result.and(down(lab))
 }
 
-fn prove(workspace: &Workspace, lab: &Lab, args: &E2eArgs) -> Result<()> {
+/// Programs that are built before a cluster is up.
+struct Built {
+    agent: PathBuf,
+    load: PathBuf,
+}
+
+fn prove(workspace: &Workspace, lab: &Lab, args: &E2eArgs, built: Built) -> Result<()> {
     agent::dry_run(workspace, lab)?;
+    for tag in [FIRST, SECOND] {
+        agent::load_image(workspace, lab, &built.agent, tag)?;
+    }
+    let pods = Pods::create(workspace, lab, built.load)?;
     let before = agent::traces(lab, args.settings)?;
-    agent::load_image(workspace, lab, FIRST)?;
-    agent::install(workspace, lab, args.overlay, FIRST)?;
+    let install = |tag| agent::install(workspace, lab, args.overlay, tag);
+
+    pods.during("install", Strangers::Silent, || install(FIRST))?;
     suite::run(lab, &args.selection)?;
-    agent::load_image(workspace, lab, SECOND)?;
-    agent::install(workspace, lab, args.overlay, SECOND)?;
-    agent::remove(workspace, lab, args.overlay, SECOND)?;
-    agent::expect_no_traces(&before, &agent::traces(lab, args.settings)?)
+    pods.during("upgrade", Strangers::Send, || install(SECOND))?;
+    pods.during("agents killed", Strangers::Send, || {
+        for node in args.settings.nodes() {
+            load::kill(lab, node, "policy-agent")?;
+        }
+        agent::settled(lab)
+    })?;
+    pods.during("agents' pods deleted", Strangers::Send, || {
+        agent::delete_pods(lab)?;
+        agent::settled(lab)
+    })?;
+    pods.during("containerd killed", Strangers::Send, || {
+        for node in args.settings.nodes() {
+            load::kill(lab, node, "containerd")?;
+        }
+        ready(lab)
+    })?;
+
+    pods.during("removal", Strangers::Silent, || {
+        agent::remove(workspace, lab, args.overlay, SECOND)
+    })?;
+    agent::expect_no_traces(&before, &agent::traces(lab, args.settings)?)?;
+    pods.remove()
 }
 
 /// Brings up what is missing. What it began it removes again when it fails.
@@ -229,6 +283,15 @@ fn assemble(lab: &Lab, settings: Settings) -> Result<()> {
     for node in settings.nodes() {
         node::start(lab, node)?;
     }
+    ready(lab)?;
+    // Made by a controller; no pod starts without it.
+    wait_for("the default service account is there", 60, || {
+        output_of(lab.kubectl(&["get", "serviceaccount", "default"])).is_some()
+    })
+}
+
+/// Waits until every node is ready, and has a container runtime that answers.
+fn ready(lab: &Lab) -> Result<()> {
     wait_for("all nodes are ready", 120, || {
         let ask = [
             "wait",
@@ -239,10 +302,15 @@ fn assemble(lab: &Lab, settings: Settings) -> Result<()> {
         ];
         output_of(lab.kubectl(&ask)).is_some()
     })?;
-    // Made by a controller; no pod starts without it.
-    wait_for("the default service account is there", 60, || {
-        output_of(lab.kubectl(&["get", "serviceaccount", "default"])).is_some()
-    })
+    for number in lab.require_up()?.nodes() {
+        wait_for("containerd answers", 60, || {
+            node::inside(lab, number, "ctr").is_ok_and(|mut ctr| {
+                ctr.arg("version");
+                output_of(ctr).is_some()
+            })
+        })?;
+    }
+    Ok(())
 }
 
 /// Removes everything that `up` made, whatever state it is in.

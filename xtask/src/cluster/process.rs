@@ -35,6 +35,11 @@ impl Process {
         let own = self.program.to_string_lossy();
         Path::new(own.strip_suffix(" (deleted)").unwrap_or(&own)) == program
     }
+
+    /// Whether its program has this file name.
+    pub(super) fn is_called(&self, name: &str) -> bool {
+        self.program.file_name().is_some_and(|own| own == name)
+    }
 }
 
 /// All processes in a named network namespace; none if there is no such thing.
@@ -82,6 +87,18 @@ pub(super) fn init_of(netns: &str) -> Option<i32> {
         .into_iter()
         .find(|process| process.first)
         .map(|process| process.pid)
+}
+
+/// A process whose control group has `part` in its path, such as `podUID`.
+pub(super) fn in_cgroup(part: &str) -> Option<i32> {
+    fs::read_dir("/proc")
+        .ok()?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .find(|pid| {
+            fs::read_to_string(format!("/proc/{pid}/cgroup"))
+                .is_ok_and(|groups| groups.split(['/', '\n']).any(|name| name == part))
+        })
 }
 
 /// Kills every process in a network namespace and waits until they are gone.

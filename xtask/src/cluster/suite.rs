@@ -230,12 +230,12 @@ fn summarise(specs: &[Spec], took: Duration, out: &Path) -> Result<()> {
     }
     let passed = specs.iter().filter(|spec| spec.passed).count();
     let tries: usize = specs.iter().map(|spec| spec.second_tries).sum();
+    println!("    report and log: {}", out.display());
     println!(
-        "    {passed} specs passed, {} failed, {tries} matrices probed twice, in {} s",
-        specs.len() - passed,
+        "    {tries} matrices probed twice, {} s in all",
         took.as_secs()
     );
-    println!("    report and log: {}", out.display());
+    println!("{passed} passed, {} failed", specs.len() - passed);
     ensure!(!specs.is_empty(), "no spec ran");
     ensure!(passed == specs.len(), "not every spec passed");
     ensure!(tries == 0, "a matrix had to be probed twice");

@@ -1,0 +1,300 @@
+//! Pods that talk all the time, and what they lose while something is done to
+//! the agent.
+//!
+//! The packets are sent and counted by `cluster-load` of `policy-tests`, from
+//! inside the pods' network namespaces; here is who talks to whom, what is done
+//! meanwhile, and what may come of it: nothing lost, nothing wrongly delivered.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use super::{lab::Lab, node, process};
+use crate::{
+    build_agent::BUILD_LIMIT,
+    job::{Job, announce, output_of},
+    workspace::Workspace,
+};
+
+/// The pods and their policies.
+const MANIFESTS: &str = "tests/cluster/load.yaml";
+const NAMESPACE: &str = "load";
+/// Names in it; the number is that of the pod's node.
+const PODS: [&str; 4] = ["server-1", "server-2", "client-1", "stranger-2"];
+const ALLOWED: [(&str, &str); 2] = [("client-1", "server-1"), ("client-1", "server-2")];
+const DENIED: [(&str, &str); 2] = [("stranger-2", "server-1"), ("stranger-2", "server-2")];
+
+/// What is sent besides allowed traffic.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Strangers {
+    /// Nothing: there is nobody yet who would deny it.
+    Silent,
+    /// Traffic that policy denies.
+    Send,
+}
+
+/// Builds the program that sends, and returns its path.
+///
+/// # Errors
+///
+/// When it does not build.
+pub(super) fn build(workspace: &Workspace) -> Result<PathBuf> {
+    announce("build: cluster-load, release");
+    let mut cargo = workspace.cargo();
+    cargo.args(["build", "--release", "--package", "policy-tests"]);
+    cargo.args(["--bin", "cluster-load"]);
+    Job::new("build", cargo, BUILD_LIMIT).run()?;
+    Ok(workspace.target.join("release/cluster-load"))
+}
+
+/// The pods, and the program that sends between them.
+pub(super) struct Pods<'a> {
+    lab: &'a Lab,
+    program: PathBuf,
+    places: Value,
+}
+
+impl<'a> Pods<'a> {
+    /// Creates the pods, between which `program` will send.
+    ///
+    /// # Errors
+    ///
+    /// When a pod does not start.
+    pub(super) fn create(workspace: &Workspace, lab: &'a Lab, program: PathBuf) -> Result<Self> {
+        announce("cluster: pods for the load");
+        let manifests = workspace.root.join(MANIFESTS);
+        let text = fs::read_to_string(&manifests)
+            .with_context(|| format!("cannot read {}", manifests.display()))?;
+        node::apply(lab, &text)?;
+        let wait = ["wait", "-n", NAMESPACE, "--for=condition=Ready", "pod"];
+        let mut ready = lab.kubectl(&wait);
+        ready.args(["--all", "--timeout=60s"]).stdout(Stdio::null());
+        Job::new("waiting for pods", ready, Duration::from_secs(90)).run()?;
+        let mut places = json!({});
+        for pod in PODS {
+            places[pod] = place(lab, pod)?;
+        }
+        Ok(Self {
+            lab,
+            program,
+            places,
+        })
+    }
+
+    /// Sends while `deed` is done, and fails if anything allowed was lost or
+    /// anything denied came through.
+    ///
+    /// # Errors
+    ///
+    /// As said, or when the deed fails.
+    pub(super) fn during(
+        &self,
+        what: &str,
+        strangers: Strangers,
+        deed: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        announce(&format!("cluster: under load: {what}"));
+        let denied: &[_] = match strangers {
+            Strangers::Silent => &[],
+            Strangers::Send => &DENIED,
+        };
+        let cast = json!({"pods": self.places, "allowed": ALLOWED, "denied": denied});
+        let sender = Sender::start(&self.program, &cast)?;
+        let start = Instant::now();
+        let done = deed();
+        let took = start.elapsed();
+        let account = sender.end()?;
+        done.with_context(|| what.to_owned())?;
+        println!(
+            "    {what}: {} s; {} datagrams, {} messages and {} new connections allowed, \
+             {} datagrams and {} connections denied",
+            took.as_secs(),
+            account["datagrams"],
+            account["messages"],
+            account["opened"],
+            account["denied_datagrams"],
+            account["denied_tried"],
+        );
+        judge(&account).with_context(|| what.to_owned())
+    }
+
+    /// Removes the pods.
+    ///
+    /// # Errors
+    ///
+    /// When kubectl fails.
+    pub(super) fn remove(self) -> Result<()> {
+        let mut delete = self
+            .lab
+            .kubectl(&["delete", "namespace", NAMESPACE, "--wait"]);
+        delete.stdout(Stdio::null());
+        Job::new("deleting the pods", delete, Duration::from_secs(120)).run()
+    }
+}
+
+/// Where a pod is: a file of its network namespace, and its address.
+fn place(lab: &Lab, pod: &str) -> Result<Value> {
+    let ask = ["get", "pod", "-n", NAMESPACE, pod, "-o", "json"];
+    let text = output_of(lab.kubectl(&ask)).with_context(|| format!("no pod {pod}"))?;
+    let pod_object: Value = serde_json::from_str(&text).context("kubectl wrote no JSON")?;
+    let uid = pod_object["metadata"]["uid"].as_str().unwrap_or_default();
+    let address = &pod_object["status"]["podIP"];
+    ensure!(address.is_string(), "{pod} has no address");
+    let pid = process::in_cgroup(&format!("pod{uid}"))
+        .with_context(|| format!("no process of {pod} is found"))?;
+    Ok(json!({"netns": format!("/proc/{pid}/ns/net"), "address": address}))
+}
+
+/// `cluster-load`, while it runs.
+struct Sender {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Sender {
+    /// Starts it, and waits until everything allowed flows.
+    fn start(program: &Path, cast: &Value) -> Result<Self> {
+        let mut child = Command::new(program)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        let mut input = child.stdin.take().context("standard input is piped")?;
+        let output = child.stdout.take().context("standard output is piped")?;
+        let mut output = BufReader::new(output);
+        writeln!(input, "{cast}").context("cluster-load does not read")?;
+        let mut line = String::new();
+        output
+            .read_line(&mut line)
+            .context("cluster-load is silent")?;
+        if line.trim() != "flowing" {
+            let _ended = child.wait();
+            anyhow::bail!("allowed traffic does not flow; see above");
+        }
+        Ok(Self {
+            child,
+            input,
+            output,
+        })
+    }
+
+    /// Ends it, and returns its account.
+    fn end(mut self) -> Result<Value> {
+        drop(self.input);
+        let mut line = String::new();
+        self.output
+            .read_line(&mut line)
+            .context("cluster-load gave no account")?;
+        let status = self.child.wait().context("cannot wait for cluster-load")?;
+        ensure!(status.success(), "cluster-load failed; see above");
+        serde_json::from_str(&line).context("cluster-load's account is no JSON")
+    }
+}
+
+/// Fails for anything lost, broken or wrongly delivered.
+fn judge(account: &Value) -> Result<()> {
+    let count = |key: &str| -> Result<u64> {
+        let number = account[key].as_u64();
+        number.with_context(|| format!("the account has no {key}: {account}"))
+    };
+    ensure!(
+        count("without_room")? == 0,
+        "the machine was too busy to count: {account}"
+    );
+    for key in [
+        "datagrams_lost",
+        "messages_unanswered",
+        "segments_lost",
+        "connections_broken",
+        "not_opened",
+        "denied_delivered",
+        "denied_opened",
+    ] {
+        ensure!(count(key)? == 0, "{key}: {account}");
+    }
+    for key in ["datagrams", "messages", "opened"] {
+        ensure!(count(key)? > 0, "nothing was sent: {account}");
+    }
+    Ok(())
+}
+
+/// Kills every process on a node that runs the program of this file name, and
+/// waits until it has been started again.
+///
+/// # Errors
+///
+/// When there is none, or it does not come back.
+pub(super) fn kill(lab: &Lab, number: u8, program: &str) -> Result<()> {
+    let netns = lab.node_ns(number);
+    let running = || -> Vec<i32> {
+        let mut processes = process::inside(&netns);
+        processes.retain(|process| process.is_called(program));
+        processes.iter().map(|process| process.pid).collect()
+    };
+    let killed = running();
+    ensure!(!killed.is_empty(), "no {program} runs on node {number}");
+    for pid in &killed {
+        let pid = Pid::from_raw(*pid).context("a process id is not zero")?;
+        kill_process(pid, Signal::KILL).with_context(|| format!("cannot kill {program}"))?;
+    }
+    process::wait_for(
+        &format!("{program} runs again on node {number}"),
+        60,
+        || {
+            let now = running();
+            !now.is_empty() && now.iter().all(|pid| !killed.contains(pid))
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account() -> Value {
+        json!({
+            "datagrams": 9, "datagrams_lost": 0, "messages": 9, "messages_unanswered": 0,
+            "segments_lost": 0, "connections_broken": 0, "opened": 9, "not_opened": 0,
+            "denied_datagrams": 9, "denied_delivered": 0, "denied_tried": 9,
+            "denied_opened": 0, "without_room": 0, "first": null,
+        })
+    }
+
+    #[test]
+    fn one_lost_or_wrongly_delivered_packet_fails_the_account() {
+        assert!(judge(&account()).is_ok());
+        for key in [
+            "datagrams_lost",
+            "messages_unanswered",
+            "segments_lost",
+            "connections_broken",
+            "not_opened",
+            "denied_delivered",
+            "denied_opened",
+            "without_room",
+        ] {
+            let mut bad = account();
+            bad[key] = json!(1);
+            assert!(judge(&bad).is_err(), "{key}");
+        }
+    }
+
+    #[test]
+    fn an_account_of_nothing_proves_nothing() {
+        for key in ["datagrams", "messages", "opened"] {
+            let mut empty = account();
+            empty[key] = json!(0);
+            assert!(judge(&empty).is_err(), "{key}");
+        }
+        assert!(judge(&json!({})).is_err());
+    }
+}
