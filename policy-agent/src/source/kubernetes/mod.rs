@@ -93,6 +93,8 @@ pub struct Cluster {
     merge: Merge,
     states: BTreeMap<Feed, FeedState>,
     passed: BTreeMap<Feed, u64>,
+    /// The log says that some feed is without the server.
+    is_gone: bool,
     /// The tasks end when this does.
     _alive: oneshot::Sender<()>,
 }
@@ -167,6 +169,7 @@ impl Cluster {
             merge,
             states: states.into(),
             passed: BTreeMap::new(),
+            is_gone: false,
             _alive: alive,
         })
     }
@@ -221,7 +224,29 @@ impl Cluster {
             self.states.insert(feed, state);
             self.passed.insert(feed, passed);
         }
+        self.say();
         news
+    }
+
+    /// Tells the log when the server goes away and when it is back, once each.
+    fn say(&mut self) {
+        let mut gone = self.states.iter();
+        let gone = gone.find(|(_, state)| state.disconnected.is_some());
+        match (gone, self.is_gone) {
+            (Some((feed, state)), false) => {
+                self.is_gone = true;
+                let why = state.last_error.as_deref().unwrap_or("no answer");
+                eprintln!(
+                    "API server: {} cannot be watched: {why}; what is in force stays in force",
+                    feed.name()
+                );
+            }
+            (None, true) => {
+                self.is_gone = false;
+                eprintln!("API server: everything is watched again");
+            }
+            _ => {}
+        }
     }
 
     /// Whether every feed has told a complete list.

@@ -466,8 +466,9 @@ enum Page {
     Last(String),
 }
 
-/// Versions of one kind grow like numbers (KEP-5504, "Comparable Resource
-/// Version"; client-go compares them so, too).
+/// Versions of one kind are numbers that grow (k8s.io/apiserver,
+/// `APIObjectVersioner.CompareResourceVersion`; promised by KEP-5504, "Comparable
+/// Resource Version"). A server for which they are not is listed again.
 fn number(version: &str) -> Option<u64> {
     version.parse().ok()
 }
