@@ -1,10 +1,10 @@
-//! Without the API server: what is in force stays, and what is new waits.
+//! Bad days: the API server is away; the node has another name than before.
 
 use anyhow::Result;
 use policy_tests::lab::wait_for;
 use serde_json::{Value, json};
 
-use crate::node::{BOUND, Node};
+use crate::node::{BOUND, NODE, Node};
 
 fn web() -> Value {
     json!([{"podSelector": {"matchLabels": {"app": "web"}}}])
@@ -44,6 +44,9 @@ fn enforcement_goes_on_without_the_api_server_and_across_restarts() -> Result<()
     let wait = node.ask("status", &["--wait", "--timeout", "1s"])?;
     assert_eq!(wait.status.code(), Some(3), "nobody can say that it is all");
 
+    let said = node.agent().stderr();
+    assert_eq!(said.matches("API server: ").count(), 1, "{said}");
+
     // The agent is replaced while the server is away.
     node.agent().kill()?;
     node.launch()?;
@@ -57,5 +60,45 @@ fn enforcement_goes_on_without_the_api_server_and_across_restarts() -> Result<()
     node.plane.delete_policy("a/db")?;
     node.settle()?;
     assert_eq!(node.isolation()?["a/db"], None);
+    node.agent()
+        .wait_for_output("API server: everything is watched again", BOUND)?;
+    node.finish()
+}
+
+#[test]
+fn a_node_that_is_registered_under_another_name_keeps_its_pods_isolated() -> Result<()> {
+    let mut node = Node::new("k8s-renamed")?;
+    let db = node.host("a/db", 11, true, false)?;
+    let old = node.host("a/old", 12, true, false)?;
+    node.plane.create_namespace("a", &json!({}))?;
+    node.plane.run_pod(&db, &json!({"app": "db"}))?;
+    node.plane.run_pod(&old, &json!({"app": "old"}))?;
+    node.plane.create_policy("a/db", "db", &web())?;
+    node.start()?;
+    assert_eq!(node.isolation()?.len(), 2);
+    let words = node.words()?;
+
+    // The node is gone, and one of its pods runs on it under the new name.
+    node.agent().kill()?;
+    node.plane.delete(&format!("/api/v1/nodes/{NODE}"))?;
+    node.plane.delete_pod("a/db")?;
+    node.plane
+        .create_pod("a/db", "renamed", &json!({"app": "db"}))?;
+    let addresses: Vec<String> = db.addresses().iter().map(ToString::to_string).collect();
+    node.plane.set_addresses("a/db", &addresses)?;
+    assert_eq!(node.words()?, words, "nobody runs who could change it");
+    node.launch_as("renamed")?;
+    let status = node.settle()?;
+    assert_eq!(status["node"], json!("renamed"));
+    let text = status["diagnostics"].to_string();
+    assert!(text.contains("Node renamed"), "{status:#}");
+    let isolation = node.isolation()?;
+    assert_eq!(isolation["a/db"], Some(vec!["a/db".to_owned()]));
+    assert!(!isolation.contains_key("a/old"), "{isolation:?}");
+
+    node.plane.create_node("renamed", &[])?;
+    let status = node.settle()?;
+    let text = status["diagnostics"].to_string();
+    assert!(!text.contains("Node renamed"), "{status:#}");
     node.finish()
 }

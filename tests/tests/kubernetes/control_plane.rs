@@ -245,6 +245,10 @@ async fn ask(client: Client, method: String, path: String, body: Option<Value>) 
 fn program(name: &str) -> Result<PathBuf> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let path = workspace.join("target/cluster/bin").join(name);
-    path.canonicalize()
-        .with_context(|| format!("{}: build it with `cargo xtask cluster up`", path.display()))
+    path.canonicalize().with_context(|| {
+        format!(
+            "{}: build it with `cargo xtask cluster build {name}`",
+            path.display()
+        )
+    })
 }

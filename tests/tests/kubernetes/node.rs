@@ -84,9 +84,14 @@ impl Node {
 
     /// Starts the agent and does not wait for it.
     pub(crate) fn launch(&mut self) -> Result<()> {
+        self.launch_as(NODE)
+    }
+
+    /// The same, for a node of another name.
+    pub(crate) fn launch_as(&mut self, name: &str) -> Result<()> {
         let mut command = Command::new(&self.binary);
         command
-            .args(["run", "--node-name", NODE, "--kubeconfig"])
+            .args(["run", "--node-name", name, "--kubeconfig"])
             .arg(self.plane.kubeconfig(AGENT))
             .arg("--netns-dir")
             .arg(self.lab.netns_dir())
