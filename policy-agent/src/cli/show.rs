@@ -1,5 +1,6 @@
 //! What a running agent tells: status, endpoints, identities, policies.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,7 +8,9 @@ use anyhow::bail;
 
 use super::output::{Format, columns, print};
 use super::{DONE, NO, UNDECIDED, client};
-use crate::api::{Endpoint, Identity, Isolation, Policy, Request, Response, SourceState, Status};
+use crate::api::{
+    Endpoint, Identity, Isolation, Policy, Request, Response, SourceState, Status, Version,
+};
 
 /// How long an agent may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -86,6 +89,7 @@ fn table(status: &Status) -> String {
         text.push('\n');
     }
     text.push_str(&endpoint_table(&status.endpoints));
+    text.push_str(&version_table(status));
     if !status.awaited.is_empty() {
         text.push_str("\nPods that are held until their objects are known:\n");
         for pod in &status.awaited {
@@ -189,6 +193,50 @@ fn time(milliseconds: u64) -> String {
     } else {
         format!("{} s", milliseconds / 1_000)
     }
+}
+
+/// Versions of the policies that isolate a pod of the node, and of those that are
+/// not in force as they were read.
+fn version_table(status: &Status) -> String {
+    let isolating: BTreeSet<&String> = status
+        .endpoints
+        .iter()
+        .flat_map(|endpoint| [&endpoint.ingress, &endpoint.egress])
+        .flatten()
+        .flat_map(|isolation| &isolation.policies)
+        .collect();
+    let shown = |version: &Option<Version>| match version {
+        None => "-".to_owned(),
+        Some(version) => {
+            let generation = version.generation.map(|number| number.to_string());
+            // Files of manifests rarely say any.
+            generation
+                .or_else(|| version.resource_version.clone())
+                .unwrap_or_else(|| "unnumbered".to_owned())
+        }
+    };
+    let rows: Vec<Vec<String>> = status
+        .policies
+        .iter()
+        .filter(|policy| {
+            isolating.contains(&policy.policy)
+                || policy.pending.is_some()
+                || policy.refused.is_some()
+        })
+        .map(|policy| {
+            vec![
+                policy.policy.clone(),
+                shown(&policy.in_force),
+                shown(&policy.pending),
+                shown(&policy.refused),
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let headings = ["POLICY", "GENERATION IN FORCE", "WAITS", "REFUSED"];
+    format!("\n{}", columns(&headings, &rows))
 }
 
 /// `endpoints`.

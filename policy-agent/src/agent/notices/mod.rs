@@ -69,6 +69,18 @@ pub(super) enum Reason {
 }
 
 impl Reason {
+    /// Every reason.
+    #[cfg(test)]
+    const ALL: [Self; 7] = [
+        Self::UnprotectedStart,
+        Self::UnsupportedField,
+        Self::InvalidPolicy,
+        Self::CapacityExceeded,
+        Self::NotProgrammed,
+        Self::OtherEnforcer,
+        Self::EnforcementOff,
+    ];
+
     /// As Events spell it.
     pub(super) const fn name(self) -> &'static str {
         match self {
@@ -93,5 +105,25 @@ impl Reason {
     /// Every node's agent finds the same: one Event is enough for all of them.
     const fn is_the_clusters(self) -> bool {
         matches!(self, Self::UnsupportedField | Self::InvalidPolicy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn readme_has_every_reason_and_no_other() {
+        const README: &str = include_str!("../../../../README.md");
+        let mut lines = README
+            .lines()
+            .skip_while(|line| *line != "| reason | on | when |");
+        assert!(lines.next().is_some(), "README.md has no table of Events");
+        let rows = lines.skip(1).take_while(|line| line.starts_with('|'));
+        let told: BTreeSet<&str> = rows.filter_map(|row| row.split('`').nth(1)).collect();
+        let facts: BTreeSet<&str> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(told, facts);
     }
 }
