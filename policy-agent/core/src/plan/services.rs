@@ -22,9 +22,6 @@ use crate::desired::{Backends, DesiredState, Frontend};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::ops::Op;
 
-/// Identity and port of backends.
-type Pairs = BTreeSet<SvcBackend>;
-
 /// The key of an address and port of a Service.
 pub(super) fn key(frontend: &Frontend) -> SvcKey {
     let (address, family) = match frontend.address {
@@ -45,22 +42,21 @@ pub(super) fn stored(row: &Svc) -> &[SvcBackend] {
     &row.backends[..count]
 }
 
-/// A row that names these; where they do not fit, one that names none and says
-/// that there are more.
-fn row(key: SvcKey, pairs: &Pairs) -> Svc {
+/// A row that names these, sorted and each once; where they do not fit, one that
+/// names none and says that there are more.
+fn row(key: SvcKey, pairs: &[SvcBackend]) -> Svc {
     let mut row = Svc {
         key,
         flags: 0,
         count: 0,
         backends: [SvcBackend::default(); SVC_BACKENDS],
     };
-    if pairs.len() > SVC_BACKENDS {
-        row.flags = SVC_MANY;
-        return row;
-    }
-    for (place, pair) in row.backends.iter_mut().zip(pairs) {
-        *place = *pair;
-        row.count += 1;
+    match row.backends.get_mut(..pairs.len()) {
+        Some(backends) => {
+            backends.copy_from_slice(pairs);
+            row.count = u32::try_from(pairs.len()).expect("they fit");
+        }
+        None => row.flags = SVC_MANY,
     }
     row
 }
@@ -125,31 +121,39 @@ pub(super) fn rows(facts: &Facts<'_>, finals: &[Option<Identity>]) -> RowOps {
     let stored_rows = &facts.mirror.services;
     if !facts.services.is_empty() {
         let identities = identities(facts, finals);
+        // Most rows stay as they are: nothing is allocated for those.
+        let mut last = Vec::new();
         for (key, backends) in &facts.services {
-            let pairs = |then: bool| -> Pairs {
-                let pairs = backends.iter().map(|backend| {
-                    let [now, later] = identities[&backend.address];
-                    pair(if then { later } else { now }, backend.port)
-                });
-                pairs.collect()
-            };
+            last.clear();
+            let mut moves = false;
+            for backend in *backends {
+                let [now, later] = identities[&backend.address];
+                moves |= now != later;
+                last.push(pair(later, backend.port));
+            }
+            last.sort_unstable();
+            last.dedup();
             let old = stored_rows.get(key);
-            let last = row(*key, &pairs(true));
-            if old == Some(&last) && pairs(false) == pairs(true) {
+            let value = row(*key, &last);
+            if old == Some(&value) && !moves {
                 continue;
             }
-            let said: Pairs = old.iter().flat_map(|row| stored(row)).copied().collect();
-            let mut wide = pairs(false);
-            wide.extend(pairs(true));
-            wide.extend(&said);
             let mut current = old.copied();
-            if !old.is_some_and(is_many) && (old.is_none() || wide != said) {
-                let value = row(*key, &wide);
-                current = Some(value);
-                ops.before.push(Op::Service { value });
+            if !old.is_some_and(is_many) {
+                let said = old.map(stored).unwrap_or_default();
+                let now = backends.iter();
+                let now = now.map(|b| pair(identities[&b.address][0], b.port));
+                let wide: BTreeSet<SvcBackend> =
+                    (now.chain(last.iter().copied()).chain(said.iter().copied())).collect();
+                let wide: Vec<SvcBackend> = wide.into_iter().collect();
+                let wide = row(*key, &wide);
+                if old != Some(&wide) {
+                    current = Some(wide);
+                    ops.before.push(Op::Service { value: wide });
+                }
             }
-            if current != Some(last) {
-                ops.after.push(Op::Service { value: last });
+            if current != Some(value) {
+                ops.after.push(Op::Service { value });
             }
         }
     }
