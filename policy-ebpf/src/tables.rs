@@ -133,6 +133,7 @@ impl Services for Tables {
 
     #[inline(always)]
     fn backend(&self, row: NonNull<Svc>, index: u32) -> SvcBackend {
+        // SAFETY: as in `row`; an address is taken, nothing is read.
         let backends = unsafe { addr_of!((*row.as_ptr()).backends) }.cast::<SvcBackend>();
         let index = index as usize & (SVC_BACKENDS - 1);
         // SAFETY: as in `row`; the index is below the array's length.

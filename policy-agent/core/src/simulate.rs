@@ -3,7 +3,7 @@
 //! The tables are those that the node of each end would have, and they are asked
 //! by the code that the kernel runs; see [`tables`]. Here is only what the
 //! datapath knows from elsewhere: whose an address is, that a node reaches its own
-//! pods, and where a Service leads ([`route`]).
+//! pods, and where a Service leads (`route`).
 
 pub mod question;
 mod route;
