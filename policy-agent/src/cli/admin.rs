@@ -6,6 +6,7 @@ use anyhow::Context;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::cni::Folders;
 use super::output::{Format, columns, print};
 use super::{DONE, NO};
 use crate::datapath::preflight::Status;
@@ -155,13 +156,19 @@ pub(super) fn enforce(bpffs: &Path, on: bool) -> anyhow::Result<u8> {
 
 #[derive(Debug, Serialize)]
 struct Cleaned {
+    files_removed: Vec<String>,
     pins_removed: Vec<String>,
     objects_gone: Vec<String>,
     left: Vec<String>,
 }
 
 /// `cleanup`.
-pub(super) fn cleanup(run_dir: &Path, bpffs: &Path, format: Format) -> anyhow::Result<u8> {
+pub(super) fn cleanup(
+    run_dir: &Path,
+    bpffs: &Path,
+    folders: &Folders,
+    format: Format,
+) -> anyhow::Result<u8> {
     let lock =
         run_dir::RunDir::lock(run_dir).context("cleanup would remove what a running agent uses")?;
     let root = Pins::new(bpffs).root();
@@ -177,6 +184,8 @@ pub(super) fn cleanup(run_dir: &Path, bpffs: &Path, format: Format) -> anyhow::R
             });
         }
     };
+    // First, so that no pod waits for what is about to go.
+    let files = folders.remove(run_dir)?;
     let done = remove::cleanup(bpffs)?;
     drop(pins);
     // What the CNI plugin noted is of interfaces that are not enforced any more.
@@ -189,6 +198,7 @@ pub(super) fn cleanup(run_dir: &Path, bpffs: &Path, format: Format) -> anyhow::R
     drop(lock);
     let _ = std::fs::remove_dir(run_dir);
     let cleaned = Cleaned {
+        files_removed: files.iter().map(|f| f.display().to_string()).collect(),
         pins_removed: done
             .pins
             .iter()
@@ -198,11 +208,15 @@ pub(super) fn cleanup(run_dir: &Path, bpffs: &Path, format: Format) -> anyhow::R
         left: done.left.iter().map(ToString::to_string).collect(),
     };
     print(format, &cleaned, |cleaned| {
-        let mut text = format!(
+        let mut text = String::new();
+        for file in &cleaned.files_removed {
+            text.push_str(&format!("removed {file}\n"));
+        }
+        text.push_str(&format!(
             "removed {} pins; {} maps, programs and links are gone from the kernel\n",
             cleaned.pins_removed.len(),
             cleaned.objects_gone.len()
-        );
+        ));
         for left in &cleaned.left {
             text.push_str(&format!("LEFT: {left}\n"));
         }

@@ -1,11 +1,11 @@
 //! `cni install` and `cni uninstall`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
 use super::{BpffsArg, DONE, NO, RunDirArg};
-use crate::cni::install::{self, Configured, Places};
+use crate::cni::install::{self, Configured, InstallError, Places};
 use crate::run_dir::{RunDir, RunDirError};
 
 /// What to do about the plugin.
@@ -40,9 +40,20 @@ pub(super) struct Folders {
     cni_conf_dir: PathBuf,
 }
 
+impl Folders {
+    /// Removes what the agent with this run directory has installed.
+    pub(super) fn remove(&self, run_dir: &Path) -> Result<Vec<PathBuf>, InstallError> {
+        install::remove(&self.cni_conf_dir, &self.cni_bin_dir, run_dir)
+    }
+}
+
 /// Arguments of `cni install`.
 #[derive(Debug, Args)]
 pub(super) struct InstallArgs {
+    /// Only put the plugin into its folder; the agent chains it when it is there
+    /// (`run --cni-conf-dir`).
+    #[arg(long, env = "POLICY_AGENT_CNI_BINARY_ONLY")]
+    binary_only: bool,
     #[command(flatten)]
     folders: Folders,
     #[command(flatten)]
@@ -66,6 +77,10 @@ pub(super) fn run(command: CniCommand) -> anyhow::Result<u8> {
         CniCommand::Install(args) => {
             // The binary first: what the configuration names must be there.
             let binary = install::copy_binary(&args.folders.cni_bin_dir)?;
+            if args.binary_only {
+                println!("installed {}", binary.display());
+                return Ok(DONE);
+            }
             let places = Places {
                 conf_dir: args.folders.cni_conf_dir,
                 run_dir: args.run_dir.run_dir,
@@ -92,7 +107,7 @@ pub(super) fn run(command: CniCommand) -> anyhow::Result<u8> {
                 lock => lock.transpose()?,
             };
             let folders = &args.folders;
-            let removed = install::remove(&folders.cni_conf_dir, &folders.cni_bin_dir)?;
+            let removed = folders.remove(run_dir)?;
             drop(lock);
             for file in &removed {
                 println!("removed {}", file.display());

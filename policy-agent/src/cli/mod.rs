@@ -77,8 +77,8 @@ enum Command {
     /// force, or it is held.
     #[command(subcommand)]
     Cni(cni::CniCommand),
-    /// Remove every trace from the kernel, and prove it. Refuses while an agent
-    /// runs.
+    /// Remove every trace from the kernel, and prove it; the CNI plugin too. Refuses
+    /// while an agent runs.
     Cleanup(CleanupArgs),
     /// Completions for a shell, on standard output.
     Completions(manual::CompletionsArgs),
@@ -290,6 +290,8 @@ struct CleanupArgs {
     #[command(flatten)]
     bpffs: BpffsArg,
     #[command(flatten)]
+    folders: cni::Folders,
+    #[command(flatten)]
     output: OutputArg,
 }
 
@@ -345,8 +347,12 @@ fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Enforce(args) => admin::enforce(&args.bpffs.bpffs, args.switch == Switch::On),
         Command::Cni(command) => cni::run(command),
         Command::Cleanup(args) => {
-            let code =
-                admin::cleanup(&args.run_dir.run_dir, &args.bpffs.bpffs, args.output.output)?;
+            let code = admin::cleanup(
+                &args.run_dir.run_dir,
+                &args.bpffs.bpffs,
+                &args.folders,
+                args.output.output,
+            )?;
             if args.hold && code == DONE {
                 admin::hold()?;
             }

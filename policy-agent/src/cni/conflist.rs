@@ -6,7 +6,7 @@
 //! first, so what somebody put into ours stays there when it is made again.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
@@ -49,10 +49,11 @@ struct Chained {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 struct Plugin {
     #[serde(rename = "type")]
     kind: String,
+    run_dir: PathBuf,
     chained: Chained,
 }
 
@@ -116,6 +117,14 @@ pub fn chain(
     let mut text = serde_json::to_string(&fields).map_err(written)?;
     text.push('\n');
     Ok(text)
+}
+
+/// The run directory of the agent that our file is for; `None`: of none.
+pub fn run_dir(ours: &[u8]) -> Option<PathBuf> {
+    let fields = list(ours).ok()?;
+    let plugins: Vec<Plugin> = serde_json::from_str(fields.get("plugins")?.get()).ok()?;
+    let ours = plugins.into_iter().find(|plugin| plugin.kind == NAME);
+    ours.map(|plugin| plugin.run_dir)
 }
 
 /// The fields of a list; of a single plugin, the list that runtimes make of it.
@@ -230,6 +239,8 @@ mod tests {
         assert!(text.contains(r#"{"type":"bridge","ipam":{ "type" : "host-local" }}"#));
         let ours = &list["plugins"][2];
         assert_eq!(ours["runDir"], "/run/policy-agent");
+        assert_eq!(run_dir(text.as_bytes()), Some("/run/policy-agent".into()));
+        assert_eq!(run_dir(BRIDGE.as_bytes()), None);
         assert_eq!(ours["bpffs"], "/sys/fs/bpf");
         assert_eq!(ours["chained"]["file"], "10-lab.conflist");
     }

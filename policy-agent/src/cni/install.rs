@@ -135,21 +135,40 @@ pub fn copy_binary(bin_dir: &Path) -> Result<PathBuf, InstallError> {
     Ok(file)
 }
 
-/// Removes our files; those that were there.
+/// Removes our files; those that were there. What another agent has installed,
+/// one with another run directory, stays.
 ///
 /// # Errors
 /// [`InstallError::Io`].
-pub fn remove(conf_dir: &Path, bin_dir: &Path) -> Result<Vec<PathBuf>, InstallError> {
+pub fn remove(
+    conf_dir: &Path,
+    bin_dir: &Path,
+    run_dir: &Path,
+) -> Result<Vec<PathBuf>, InstallError> {
+    let list = conf_dir.join(FILE);
+    match fs::read(&list) {
+        Ok(text) if conflist::run_dir(&text).is_some_and(|of| of != run_dir) => {
+            return Ok(Vec::new());
+        }
+        Ok(_) => {}
+        Err(error) if is_nothing(&error) => {}
+        Err(error) => return Err(failed("read", &list)(error)),
+    }
     let mut removed = Vec::new();
     // The list first: what it names must be there as long as it is.
-    for file in [conf_dir.join(FILE), bin_dir.join(NAME)] {
+    for file in [list, bin_dir.join(NAME)] {
         match fs::remove_file(&file) {
             Ok(()) => removed.push(file),
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) if is_nothing(&error) => {}
             Err(error) => return Err(failed("remove", &file)(error)),
         }
     }
     Ok(removed)
+}
+
+/// The file or its folder is not there.
+fn is_nothing(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
 /// Writes a file beside its place, and puts it there at once.
@@ -278,12 +297,13 @@ mod tests {
         assert_eq!(fs::metadata(&installed).expect("there").len(), own);
         copy_binary(&bin).expect("replaced");
         configure(&places).expect("a network");
-        let removed = remove(&places.conf_dir, &bin).expect("removed");
+        let run_dir = &places.run_dir;
+        let others = remove(&places.conf_dir, &bin, Path::new("/run/other"));
+        assert_eq!(others.expect("not ours"), Vec::<PathBuf>::new());
+        let removed = remove(&places.conf_dir, &bin, run_dir).expect("removed");
         assert_eq!(removed, [places.conf_dir.join(FILE), bin.join(NAME)]);
-        assert_eq!(
-            remove(&places.conf_dir, &bin).expect("nothing"),
-            Vec::<PathBuf>::new()
-        );
+        let again = remove(&places.conf_dir, &bin, run_dir).expect("nothing");
+        assert_eq!(again, Vec::<PathBuf>::new());
         assert_eq!(fs::read_dir(&bin).expect("a folder").count(), 0);
     }
 }

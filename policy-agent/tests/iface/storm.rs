@@ -162,3 +162,66 @@ fn a_pod_that_floods_does_not_delay_the_news_of_another() {
     println!("told {told} times in 2 s of flood, then the other pod after {latency:?}");
     assert!(told < 60, "told {told} times in 2 s");
 }
+
+/// Tens of thousands of addresses that come and go: each scan is bounded, what was
+/// known of the pod stays, and another pod is read as ever.
+#[test]
+fn a_pod_with_too_many_addresses_holds_up_nothing() {
+    let (greedy, quiet) = (Net::new(), Net::new());
+    greedy.ip("link set lo up");
+    let mut node = Node::after(|node| {
+        wire(node, &greedy, "greedy0");
+        wire(node, &quiet, "quiet0");
+    });
+    greedy.ip("address add 10.77.0.66/32 dev eth0");
+    quiet.ip("address add 10.77.0.2/32 dev eth0");
+    node.settle();
+    let index = node.index("greedy0");
+    let known = node.snapshot().behind[&index].clone();
+    let mut many = String::new();
+    for number in 0..20_000 {
+        let (high, low) = (number / 250, number % 250);
+        let _ = writeln!(many, "address add 10.{high}.{low}.1/32 dev eth0");
+    }
+    greedy.ip(many);
+    let stop = AtomicBool::new(false);
+    let slowest = thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut flood = String::new();
+            for number in 0..250 {
+                for what in ["add", "delete"] {
+                    let _ = writeln!(flood, "address {what} 10.200.0.{number}/32 dev eth0");
+                }
+            }
+            while !stop.load(Ordering::Relaxed) {
+                greedy.ip(&flood);
+            }
+        });
+        let mut slowest = Duration::ZERO;
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(2) {
+            let change = node
+                .runtime
+                .block_on(node.watcher.changed())
+                .expect("watcher");
+            let before = Instant::now();
+            let snapshot = node.scanner.scan(&change).expect("scan");
+            slowest = slowest.max(before.elapsed());
+            if snapshot.excessive.contains(&index) {
+                assert_eq!(snapshot.behind[&index], known);
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        slowest
+    });
+    let snapshot = node.snapshot();
+    assert_eq!(snapshot.excessive, [index].into());
+    assert_eq!(snapshot.behind[&index], known);
+    let wanted: IpAddr = "10.77.0.2".parse().expect("a literal address");
+    let quiet = node.index("quiet0");
+    let addresses = snapshot.behind(quiet).expect("readable");
+    assert!(addresses.on_peer.contains(&wanted));
+    println!("slowest scan {slowest:?}");
+    // Reading all of them once takes longer than any scan may.
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+}

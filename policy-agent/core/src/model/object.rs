@@ -78,7 +78,8 @@ pub struct Pod {
     pub namespace: Arc<str>,
     /// `metadata.name`.
     pub name: Arc<str>,
-    /// `metadata.uid`; empty if the object has none (manifests).
+    /// `metadata.uid`; empty if the object has none (manifests). Of a static pod,
+    /// the UID by which its node knows it.
     pub uid: Arc<str>,
     /// `metadata.creationTimestamp`, seconds since 1970; 0 if there is none.
     /// Decides between two live pods with one address: the newer owns it.

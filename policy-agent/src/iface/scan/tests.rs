@@ -20,6 +20,7 @@ struct Script {
     links: VecDeque<Vec<Link>>,
     addresses: BTreeMap<Nsid, Vec<(u32, IpAddr)>>,
     denied: Vec<Nsid>,
+    excessive: Vec<Nsid>,
     asked: Vec<(Nsid, Option<u32>)>,
 }
 
@@ -51,6 +52,9 @@ impl Kernel for Script {
         self.asked.push((namespace, interface));
         if self.denied.contains(&namespace) {
             return Ok(Foreign::Denied);
+        }
+        if self.excessive.contains(&namespace) {
+            return Ok(Foreign::Excessive);
         }
         Ok(match self.addresses.get(&namespace) {
             None => Foreign::Unsettled,
@@ -251,4 +255,44 @@ fn kept_answers_are_not_asked_again_unless_the_veth_leads_elsewhere() {
     let expect = [(5, on_peer(&["10.0.0.2"])), (6, on_peer(&["10.0.0.4"]))];
     assert_eq!(snapshot.behind, expect.into());
     assert_eq!(script.asked, [(Nsid(2), Some(2))]);
+}
+
+#[test]
+fn what_is_too_much_to_read_is_asked_once_and_what_was_known_of_it_stays() {
+    let mut script = Script {
+        links: [vec![veth(5, 0, 2), veth(6, 1, 2)]].into(),
+        addresses: [
+            (Nsid(0), vec![(2, ip("10.0.0.2"))]),
+            (Nsid(1), vec![(2, ip("10.0.0.3"))]),
+        ]
+        .into(),
+        ..Script::default()
+    };
+    let (snapshot, before) = scan(&mut script, Answers::new());
+    assert_eq!(snapshot.excessive, [].into());
+    script.asked.clear();
+    script.excessive = vec![Nsid(0)];
+    let scan_after = |script: &mut Script, before: &Answers| {
+        let tables = Tables::read(script).expect("scripts do not fail");
+        look_around(script, None, tables, Answers::new(), before).expect("scripts do not fail")
+    };
+    let (snapshot, again) = scan_after(&mut script, &before);
+    let expect = [(5, on_peer(&["10.0.0.2"])), (6, on_peer(&["10.0.0.3"]))];
+    assert_eq!(snapshot.behind, expect.clone().into());
+    assert_eq!(snapshot.excessive, [5].into());
+    assert_eq!(script.asked.len(), 2);
+    // And for as long as that lasts.
+    let (snapshot, _) = scan_after(&mut script, &again);
+    assert_eq!(snapshot.behind, expect.into());
+    // Nothing was known of it, or it is another one now.
+    let (snapshot, _) = scan_after(&mut script, &Answers::new());
+    assert_eq!(snapshot.behind[&5], Behind::Excessive);
+    script.links = [vec![veth(5, 0, 3), veth(6, 1, 2)]].into();
+    let (snapshot, after) = scan_after(&mut script, &before);
+    assert_eq!(snapshot.behind[&5], Behind::Excessive);
+    script.excessive.clear();
+    script.addresses.insert(Nsid(0), vec![(3, ip("10.0.0.9"))]);
+    let (snapshot, _) = scan_after(&mut script, &after);
+    assert_eq!(snapshot.behind[&5], on_peer(&["10.0.0.9"]));
+    assert_eq!(snapshot.excessive, [].into());
 }

@@ -26,6 +26,18 @@ pub(super) struct MetaObject {
     pub(super) creation_timestamp: Option<String>,
     /// `metadata.labels`; a label without a value has the empty one.
     pub(super) labels: Option<BTreeMap<String, Option<String>>>,
+    /// `metadata.annotations`, as far as they mean anything here.
+    pub(super) annotations: Option<Annotations>,
+}
+
+/// The annotations that mean anything here; pods have many others.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Annotations {
+    /// Of the object that stands for a static pod: the UID by which kubelet and
+    /// container runtime know the pod.
+    #[serde(rename = "kubernetes.io/config.mirror")]
+    pub(super) mirror: Option<String>,
 }
 
 impl MetaObject {

@@ -93,7 +93,7 @@ pub(super) fn convert(
     let mut pod = Pod {
         namespace: names.get(&meta.namespace),
         name: names.get(&meta.name),
-        uid: metadata.uid.as_deref().unwrap_or_default().into(),
+        uid: uid(metadata).into(),
         created: created.unwrap_or(0),
         labels: metadata.labels(names),
         node: (spec.node_name.as_deref())
@@ -108,6 +108,14 @@ pub(super) fn convert(
     };
     read_addresses(status, &mut pod, report);
     pod
+}
+
+/// The UID by which the node knows the pod: a static pod has it before there is an
+/// object, whose own is another.
+fn uid(metadata: &MetaObject) -> &str {
+    let annotations = metadata.annotations.as_ref();
+    let mirror = annotations.and_then(|annotations| annotations.mirror.as_deref());
+    mirror.or(metadata.uid.as_deref()).unwrap_or_default()
 }
 
 /// `podIPs`, or the older `podIP` where there is no list: the first of each

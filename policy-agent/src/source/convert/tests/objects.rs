@@ -36,6 +36,21 @@ fn a_bare_pod_runs_in_the_default_namespace() {
 }
 
 #[test]
+fn a_static_pod_has_the_uid_by_which_the_node_knows_it() {
+    let (pod, found) = pod_with(&json!({
+        "kind": "Pod",
+        "metadata": {"name": "p", "uid": "of-the-object", "annotations": {
+            "kubernetes.io/config.mirror": "of-the-pod", "other": "x"}},
+    }));
+    assert!(found.is_empty());
+    assert_eq!(&*pod.uid, "of-the-pod");
+    let (pod, _) = pod_with(&json!({
+        "kind": "Pod", "metadata": {"name": "p", "uid": "u", "annotations": {"other": "x"}},
+    }));
+    assert_eq!(&*pod.uid, "u");
+}
+
+#[test]
 fn a_pod_is_read_whole() {
     let (pod, found) = pod_with(&json!({
         "apiVersion": "v1", "kind": "Pod",
