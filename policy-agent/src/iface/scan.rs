@@ -74,7 +74,7 @@ struct Answer {
 type Answers = BTreeMap<u32, Answer>;
 
 /// Reads the interfaces of one network namespace: that of the thread which
-/// created it.
+/// created it, and in which scans are to be made too.
 ///
 /// Blocks for the time of the netlink dumps, about a millisecond, longer while
 /// somebody else holds the kernel's network configuration lock.

@@ -8,6 +8,7 @@ use std::{
     collections::BTreeMap,
     io,
     os::fd::{AsRawFd, BorrowedFd},
+    os::unix::fs::MetadataExt,
     time::Duration,
 };
 
@@ -53,8 +54,15 @@ const BUFFER_BYTES: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct QuestionSocket {
     socket: Socket,
+    /// The namespace in which it was opened, by its number in the file system.
+    namespace: u64,
     sequence: u32,
     buffer: Vec<u8>,
+}
+
+/// The network namespace of the calling thread.
+fn own_namespace() -> io::Result<u64> {
+    std::fs::metadata("/proc/thread-self/ns/net").map(|namespace| namespace.ino())
 }
 
 /// Why a question has no answer.
@@ -90,9 +98,24 @@ impl QuestionSocket {
             .map_err(|errno| fail(errno.into()))?;
         Ok(Self {
             socket,
+            namespace: own_namespace().map_err(fail)?,
             sequence: 0,
             buffer: vec![0; BUFFER_BYTES],
         })
+    }
+
+    /// Gives up an answer that is not read to its end.
+    fn open_again(&mut self) -> Result<(), IfaceError> {
+        const WHAT: &str = "open a route netlink socket once more";
+        let fresh = Self::open()?;
+        if fresh.namespace != self.namespace {
+            let source = io::Error::other(
+                "the thread is in another network namespace than when it was first opened",
+            );
+            return Err(IfaceError::call(WHAT, source));
+        }
+        self.socket = fresh.socket;
+        Ok(())
     }
 
     fn send(
@@ -200,8 +223,7 @@ impl QuestionSocket {
         if rows.len() > most {
             // The kernel goes on with an answer for as long as its socket is
             // there, and takes no other question.
-            let fresh = Self::open().map_err(Failure::Fatal)?;
-            self.socket = fresh.socket;
+            self.open_again().map_err(Failure::Fatal)?;
             return Ok(Dump::TooLong);
         }
         Ok(if interrupted {
