@@ -95,3 +95,6 @@ pub fn judge_sender<T: PolicyTables + Identities, R: Records>(
     }
     verdict
 }
+
+#[cfg(test)]
+mod tests;

@@ -163,3 +163,6 @@ const fn deny(reason: DropReason) -> Judgement {
         log: false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 //! - [`replies`]: what a connection lets through, and what it never does.
 //! - [`revocation`]: what a change cuts, what it spares, and no revival.
 //! - [`exemptions`]: the node, the pod itself, the emergency switch, fragments.
+//! - [`services`]: what is left open for those who see the real destination.
 //! - [`records`]: where records are, when they end, and what may be cached.
 //! - [`model`]: random histories against a model written from the text.
 
@@ -13,4 +14,5 @@ mod model;
 mod records;
 mod replies;
 mod revocation;
+mod services;
 mod world;

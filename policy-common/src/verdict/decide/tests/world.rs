@@ -258,17 +258,37 @@ impl World {
         hairpin: bool,
     ) -> Verdict {
         let scene = Scene {
+            local_origin,
+            hairpin,
+            ..self.scene(direction, Service::NONE)
+        };
+        decide(self, self, &scene, &flow.packet(direction, kind))
+    }
+
+    /// A packet of which this is known of its peer as a Service.
+    pub(super) fn send_service(
+        &self,
+        flow: &Flow,
+        direction: Direction,
+        kind: Kind,
+        service: Service,
+    ) -> Verdict {
+        let scene = self.scene(direction, service);
+        decide(self, self, &scene, &flow.packet(direction, kind))
+    }
+
+    fn scene(&self, direction: Direction, service: Service) -> Scene {
+        Scene {
             slot: SLOT,
             endpoint: ENDPOINT,
             word: self.word.get(),
             direction,
-            local_origin,
-            hairpin,
+            local_origin: false,
+            hairpin: false,
             off: self.off.get(),
-            service: Service::NONE,
+            service,
             now_ns: self.now_ns.get(),
-        };
-        decide(self, self, &scene, &flow.packet(direction, kind))
+        }
     }
 
     /// The pod sends.
