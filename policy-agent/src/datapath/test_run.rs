@@ -12,6 +12,7 @@ use super::{Datapath, pin::Hook};
 /// `sizeof(struct __sk_buff)`.
 const CONTEXT: usize = 192;
 /// Offsets of its fields (`include/uapi/linux/bpf.h`).
+const MARK: usize = 8;
 const INGRESS_IFINDEX: usize = 36;
 const IFINDEX: usize = 40;
 /// `TC_ACT_SHOT`.
@@ -30,11 +31,26 @@ pub struct At {
     pub ingress_ifindex: u32,
 }
 
+/// A packet at a hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trial {
+    /// Which program is asked; not the prefilter.
+    pub hook: Hook,
+    /// Interface; must exist in the calling thread's network namespace.
+    pub ifindex: u32,
+    /// Interface by which it came to the node; 0: the node itself sent it.
+    pub ingress_ifindex: u32,
+    /// The packet's mark.
+    pub mark: u32,
+}
+
 /// The answer of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer {
     /// It passes.
     pub passes: bool,
+    /// The packet's mark afterwards.
+    pub mark: u32,
     /// Mean time of a run, as the kernel measures it.
     pub mean_ns: u64,
 }
@@ -63,19 +79,46 @@ impl Datapath {
             Direction::Egress => Hook::From,
             Direction::Ingress => Hook::To,
         };
-        let Some(Program::SchedClassifier(program)) = self.programs.ebpf.program(hook.program())
+        let trial = Trial {
+            hook,
+            ifindex: at.ifindex,
+            ingress_ifindex: at.ingress_ifindex,
+            mark: 0,
+        };
+        self.try_packet(packet, trial, repeat)
+    }
+
+    /// As [`Self::test_run`], at any hook and with a mark.
+    ///
+    /// # Errors
+    ///
+    /// [`TestRunError`].
+    pub fn try_packet(
+        &self,
+        packet: &[u8],
+        at: Trial,
+        repeat: u32,
+    ) -> Result<Answer, TestRunError> {
+        let Some(Program::SchedClassifier(program)) = self.programs.ebpf.program(at.hook.program())
         else {
             return Err(ProgramError::NotLoaded.into());
         };
         let mut context = [0u8; CONTEXT];
-        for (offset, value) in [(INGRESS_IFINDEX, at.ingress_ifindex), (IFINDEX, at.ifindex)] {
+        let fields = [
+            (MARK, at.mark),
+            (INGRESS_IFINDEX, at.ingress_ifindex),
+            (IFINDEX, at.ifindex),
+        ];
+        for (offset, value) in fields {
             if let Some(place) = context.get_mut(offset..offset + 4) {
                 place.copy_from_slice(&value.to_ne_bytes());
             }
         }
+        let mut after = [0u8; CONTEXT];
         let result = program.test_run(TestRunOptions {
             data_in: Some(packet),
             ctx_in: Some(&context),
+            ctx_out: Some(&mut after),
             repeat: repeat.max(1),
             ..TestRunOptions::new()
         })?;
@@ -84,8 +127,12 @@ impl Datapath {
             SHOT => false,
             other => return Err(TestRunError::Answer(other)),
         };
+        let mark = after
+            .get(MARK..MARK + 4)
+            .and_then(|mark| mark.try_into().ok());
         Ok(Answer {
             passes,
+            mark: mark.map_or(0, u32::from_ne_bytes),
             mean_ns: u64::try_from(result.duration.as_nanos()).unwrap_or(u64::MAX),
         })
     }

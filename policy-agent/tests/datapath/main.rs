@@ -15,4 +15,5 @@ mod cleanup;
 mod observe;
 mod pins;
 mod prefilter;
+mod services;
 mod verdict;
