@@ -20,3 +20,4 @@ mod prefilter;
 mod refusal;
 mod restart;
 mod rows;
+mod services;
