@@ -274,31 +274,4 @@ fn text(object: &Value, pointer: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn table_has_a_line_a_node_and_says_why() {
-        let line = |node: &str, in_force, why: &[&str]| Line {
-            node: node.to_owned(),
-            in_force,
-            why: why.iter().map(ToString::to_string).collect(),
-        };
-        let lines = [
-            line("node-1", Has::Yes, &[]),
-            line(
-                "node-2",
-                Has::No,
-                &["shop/p: generation 4 is not in force", "b"],
-            ),
-            line("node-3", Has::Unknown, &["pod x does not answer in time"]),
-        ];
-        assert_eq!(
-            table(&lines),
-            "NODE    IN FORCE  WHY\n\
-             node-1  yes\n\
-             node-2  NO        shop/p: generation 4 is not in force; b\n\
-             node-3  ?         pod x does not answer in time\n"
-        );
-    }
-}
+mod tests;
