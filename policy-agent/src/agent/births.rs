@@ -139,6 +139,14 @@ impl Births {
             .collect()
     }
 
+    /// Whether an interface was there before the agent, without programs: what
+    /// uses it goes on undisturbed until policies are known.
+    pub(super) fn was_open(&self, interface: u32) -> bool {
+        self.seen
+            .get(&interface)
+            .is_some_and(|seen| seen.before_agent)
+    }
+
     /// Whether an interface was held for as long as that is done.
     pub(super) fn is_given_up(&self, interface: u32, now: Instant) -> bool {
         let seen = self.seen.get(&interface);

@@ -176,7 +176,9 @@ impl State {
     }
 
     /// Holds what was told of or is new while objects are not read yet: who may
-    /// reach it cannot be known, and what an earlier agent left stays.
+    /// reach it cannot be known, and what an earlier agent left stays. Pods that
+    /// ran without an agent go on until policies are known: an installation
+    /// disturbs nobody.
     pub(super) fn hold_meanwhile(&mut self, now: Instant) -> Outcome {
         if !self.scanned {
             return Outcome::default();
@@ -184,6 +186,7 @@ impl State {
         self.assignment = assign_after(&self.snapshot, &[], &[]);
         let told = self.cni.telling.present();
         let told = told.into_iter().filter_map(|told| told.interface);
+        let told = told.filter(|interface| !self.cni.births.was_open(*interface));
         let mut held = self.cni.births.unknown(&self.assignment, now);
         held.extend(told);
         held.retain(|interface| self.snapshot.links.contains_key(interface));

@@ -54,6 +54,7 @@ fn what_appears_is_held_for_a_bounded_time_and_what_was_there_never() {
     let later = start + Duration::from_secs(5);
     births.look(&node(&[1, 2, 3]), &BTreeSet::new(), later);
     let all = [(1, NOBODY), (2, NOBODY), (3, NOBODY)];
+    assert!(births.was_open(1) && !births.was_open(2) && !births.was_open(3));
     // 2 had programs of ours: an earlier agent or the plugin held it.
     assert_eq!(unknown(&births, &all, later), [2, 3]);
     let held = BTreeSet::from([2, 3]);
