@@ -52,7 +52,12 @@ pub(super) fn build(workspace: &Workspace) -> Result<PathBuf> {
     cargo.args(["build", "--release", "--package", "policy-tests"]);
     cargo.args(["--bin", "cluster-load"]);
     Job::new("build", cargo, BUILD_LIMIT).run()?;
-    Ok(workspace.target.join("release/cluster-load"))
+    Ok(path(workspace))
+}
+
+/// Where [`build`] leaves it.
+pub(super) fn path(workspace: &Workspace) -> PathBuf {
+    workspace.target.join("release/cluster-load")
 }
 
 /// The pods, and the program that sends between them.

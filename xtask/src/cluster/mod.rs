@@ -103,6 +103,9 @@ struct E2eArgs {
     /// Only the specs, on a cluster that is up, with whatever enforces there
     #[arg(long)]
     specs_only: bool,
+    /// Take agent and load as they were built last
+    #[arg(long)]
+    no_build: bool,
     /// Leave the cluster up in the end
     #[arg(long)]
     keep: bool,
@@ -177,10 +180,17 @@ fn e2e(workspace: &Workspace, lab: &Lab, args: &E2eArgs) -> Result<()> {
         "traffic between nodes takes at least two of them"
     );
     // While nothing is up yet: compilers and a cluster are too much at once.
-    setup::ensure(workspace, Need::Build)?;
-    let built = Built {
-        agent: image::static_agent(workspace)?,
-        load: load::build(workspace)?,
+    let built = if args.no_build {
+        Built {
+            agent: image::static_agent_path(workspace),
+            load: load::path(workspace),
+        }
+    } else {
+        setup::ensure(workspace, Need::Build)?;
+        Built {
+            agent: image::static_agent(workspace)?,
+            load: load::build(workspace)?,
+        }
     };
     let was_up = lab.settings().is_some();
     up(workspace, lab, args.settings)?;

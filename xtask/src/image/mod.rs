@@ -115,16 +115,15 @@ pub(crate) fn agent_image(workspace: &Workspace, binary: &Path, reference: &str)
 pub(crate) fn static_agent(workspace: &Workspace) -> Result<PathBuf> {
     build_ebpf::build(workspace, Variant::Agent)?;
     announce("build: the agent, static");
-    let target = format!("{}-unknown-linux-gnu", env::consts::ARCH);
     let mut cargo = workspace.cargo();
     cargo
         .args(["build", "--profile", "image", "--package", "policy-agent"])
-        .args(["--target", &target])
+        .args(["--target", &target()])
         // Above RUSTFLAGS and configuration, which must not undo it. The paths
         // of this machine are no business of the binary.
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags(workspace).join("\x1f"));
     Job::new("build", cargo, BUILD_LIMIT).run()?;
-    let binary = workspace.target.join(target).join("image/policy-agent");
+    let binary = static_agent_path(workspace);
     let bytes = fs::read(&binary).with_context(|| format!("cannot read {}", binary.display()))?;
     ensure!(
         !needs_libraries(&bytes)?,
@@ -132,6 +131,15 @@ pub(crate) fn static_agent(workspace: &Workspace) -> Result<PathBuf> {
         binary.display()
     );
     Ok(binary)
+}
+
+/// Where [`static_agent`] leaves the agent.
+pub(crate) fn static_agent_path(workspace: &Workspace) -> PathBuf {
+    workspace.target.join(target()).join("image/policy-agent")
+}
+
+fn target() -> String {
+    format!("{}-unknown-linux-gnu", env::consts::ARCH)
 }
 
 fn rustflags(workspace: &Workspace) -> Vec<String> {
