@@ -1,6 +1,7 @@
 //! Every verb of the plugin, with the agent there, away, killed, and never there.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -281,13 +282,15 @@ fn del_succeeds_whatever_is_gone_already() -> Result<()> {
     scene.node.finish()
 }
 
-/// Pins of links.
+/// Pins of programs on pods' interfaces.
 fn links(scene: &Scene) -> Result<usize> {
     let root = scene.node.bpffs().join("policy-agent");
     let files = crate::node::files_below(&root)?;
-    let in_links =
-        |file: &&std::path::PathBuf| file.parent().is_some_and(|dir| dir.ends_with("links"));
-    Ok(files.iter().filter(in_links).count())
+    let is_pods = |file: &&PathBuf| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        name.ends_with("-from") || name.ends_with("-to")
+    };
+    Ok(files.iter().filter(is_pods).count())
 }
 
 #[test]
