@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::births::{Births, UnknownInterfaces};
 use super::state::{Outcome, PodUid, State};
-use super::told::{Teller, Telling};
+use super::told::{Teller, Telling, Told};
 use crate::api::{Awaited, Response};
 use crate::cni::install::{self, Configured, InstallError, Places};
 use crate::cni::notes::Notes;
@@ -185,8 +185,14 @@ impl State {
         }
         self.assignment = assign_after(&self.snapshot, &[], &[]);
         let told = self.cni.telling.present();
-        let told = told.into_iter().filter_map(|told| told.interface);
-        let told = told.filter(|interface| !self.cni.births.was_open(*interface));
+        // Of what the plugin tells, no container has started, or it was held.
+        let runs = |told: &Told, interface: u32| {
+            told.teller == Teller::Library && self.cni.births.was_open(interface)
+        };
+        let told = told.into_iter().filter_map(|told| {
+            let interface = told.interface?;
+            (!runs(told, interface)).then_some(interface)
+        });
         let mut held = self.cni.births.unknown(&self.assignment, now);
         held.extend(told);
         held.retain(|interface| self.snapshot.links.contains_key(interface));
