@@ -54,8 +54,11 @@ pub(super) struct Feedback {
     /// Windows that were told of.
     windows: u64,
     heard: Heard,
-    /// Something was told of a pod of this node, or of one that is gone.
-    pods_changed: bool,
+    /// Since when something is known of a pod of this node, or of one that is gone,
+    /// at which nobody has looked.
+    pods_heard: Option<Instant>,
+    /// Changes before the last completed programming; `None`: there was none.
+    completed: Option<u64>,
     pulse: Pulse,
     /// Until somebody is served: what he needs.
     unserved: Option<(Registry, Health)>,
@@ -84,7 +87,8 @@ impl Default for Feedback {
             setup: Setup::default(),
             windows: 0,
             heard: Heard::default(),
-            pods_changed: true,
+            pods_heard: None,
+            completed: None,
             pulse,
             unserved: Some((registry, health)),
             server: None,
@@ -152,7 +156,9 @@ impl Feedback {
             SourceEvent::Delete(Key::Pod(_)) => true,
             _ => false,
         };
-        self.pods_changed |= events.iter().any(of_pods);
+        if events.iter().any(of_pods) {
+            self.pods_heard.get_or_insert(at);
+        }
     }
 
     /// The sweeper of connection records has been round.
@@ -224,9 +230,9 @@ impl State {
             _ => {}
         }
         if outcome.retry.is_some() {
-            let changed = std::mem::take(&mut self.feedback.pods_changed);
-            if looked || words || changed {
-                self.look_at_pods(now);
+            let heard = self.feedback.pods_heard.take();
+            if looked || words || heard.is_some() {
+                self.look_at_pods(heard.unwrap_or(now), now);
             }
         }
         outcome
@@ -236,11 +242,15 @@ impl State {
     fn completed(&mut self, now: Instant) {
         let feedback = &mut self.feedback;
         let metrics = &feedback.metrics;
+        // What was there when the agent started was waited for by nobody, and where
+        // nothing was written nothing took effect.
+        let before = feedback.completed.replace(self.changes);
+        let has_written = before.is_some_and(|before| before != self.changes);
         for (since, histogram) in [
             (feedback.heard.policy.take(), &metrics.programming),
             (feedback.heard.peer.take(), &metrics.propagation),
         ] {
-            if let Some(since) = since {
+            if let Some(since) = since.filter(|_| has_written) {
                 observe(histogram, now.saturating_duration_since(since));
             }
         }
@@ -268,7 +278,7 @@ impl State {
     }
 
     /// Which pods wait for their policies, and which have them now.
-    fn look_at_pods(&mut self, now: Instant) {
+    fn look_at_pods(&mut self, heard: Instant, now: Instant) {
         let desired = self.engine.desired();
         let programmed = &self.programmed;
         let attached = &self.planner.mirror().attached;
@@ -287,7 +297,7 @@ impl State {
         }
         let metrics = &self.feedback.metrics;
         metrics.unprotected.set(shown(unprotected));
-        for waited in self.feedback.setup.look(pods, now) {
+        for waited in self.feedback.setup.look(pods, heard, now) {
             observe(&metrics.setup, waited);
         }
         self.tell_of_windows();

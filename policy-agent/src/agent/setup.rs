@@ -24,10 +24,12 @@ struct Waiting {
 
 impl Setup {
     /// Looks at every pod of this node, and whether its policies are in force as
-    /// desired, at a time: how long those waited whose policies are now.
+    /// desired, at a time: how long those waited whose policies are now. What is new
+    /// was heard of at another time before.
     pub(super) fn look(
         &mut self,
         pods: impl IntoIterator<Item = (PodUid, bool)>,
+        heard: Instant,
         now: Instant,
     ) -> Vec<Duration> {
         let mut waited = Vec::new();
@@ -36,7 +38,7 @@ impl Setup {
             let known = before.remove(&pod);
             let is_counted = self.looked || known.is_some();
             let mut waiting = known.unwrap_or(Waiting {
-                since: now,
+                since: heard,
                 in_force: false,
             });
             if in_force && !waiting.in_force {
@@ -63,7 +65,7 @@ mod tests {
     /// Looks in turn, a second apart, at pods and whether they are set up.
     fn looks(all: &[&[(&str, bool)]]) -> Vec<Vec<Duration>> {
         let mut setup = Setup::default();
-        let start = Instant::now();
+        let start = Instant::now() + SECOND;
         let looks = all.iter().zip(0_u32..).map(|(pods, second)| {
             let pods = pods.iter().map(|(name, in_force)| {
                 let pod = PodRef {
@@ -72,7 +74,8 @@ mod tests {
                 };
                 ((pod, "uid".into()), *in_force)
             });
-            setup.look(pods, start + SECOND * second)
+            let now = start + SECOND * second;
+            setup.look(pods, now - SECOND / 2, now)
         });
         looks.collect()
     }
@@ -90,8 +93,8 @@ mod tests {
         let expected = [
             vec![],
             vec![],
-            vec![Duration::ZERO],
-            vec![SECOND * 2],
+            vec![SECOND / 2],
+            vec![SECOND * 5 / 2],
             vec![],
             vec![],
         ];
@@ -101,7 +104,7 @@ mod tests {
     #[test]
     fn pod_of_the_same_name_is_another_one_after_the_first_is_gone() {
         let found = looks(&[&[], &[("db", true)], &[], &[("db", false)], &[("db", true)]]);
-        assert_eq!(found[4], [SECOND]);
+        assert_eq!(found[4], [SECOND * 3 / 2]);
     }
 
     #[test]
@@ -110,6 +113,6 @@ mod tests {
             &[("db", true), ("web", false)],
             &[("db", true), ("web", true)],
         ]);
-        assert_eq!(found, [vec![], vec![SECOND]]);
+        assert_eq!(found, [vec![], vec![SECOND * 3 / 2]]);
     }
 }

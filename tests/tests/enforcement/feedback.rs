@@ -67,6 +67,11 @@ fn health_and_metrics_tell_what_happened() -> Result<()> {
     ensure!(get(&node, "/readyz")?.0 == 200);
     let (_, before) = get(&node, "/metrics")?;
     expect(&[(&web, &db, false), (&db, &web, true)])?;
+    // The first programming is not counted; a change of a policy is.
+    node.apply(
+        "q.json",
+        &[allow(Way::Egress, "shop/q", "db", &[("web", &[])])],
+    )?;
     let (status, after) = get(&node, "/metrics")?;
     ensure!(status == 200);
     let denied = r#"policy_agent_drops_total{direction="ingress",reason="policy"}"#;
