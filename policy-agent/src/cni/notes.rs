@@ -13,6 +13,9 @@ use super::statement::{AttachmentId, Statement};
 /// Bytes of a note at most; they have a few hundred.
 const LONGEST: u64 = 64 * 1024;
 
+/// Notes that were understood, and files that were not, with what is wrong.
+pub type Read = (Vec<Statement>, Vec<(PathBuf, String)>);
+
 /// The folder of notes.
 #[derive(Debug, Clone)]
 pub struct Notes {
@@ -66,7 +69,7 @@ impl Notes {
     ///
     /// # Errors
     /// When the folder is there and cannot be listed.
-    pub fn read(&self) -> io::Result<(Vec<Statement>, Vec<(PathBuf, String)>)> {
+    pub fn read(&self) -> io::Result<Read> {
         let (mut notes, mut bad) = (Vec::new(), Vec::new());
         let entries = match fs::read_dir(&self.folder) {
             Ok(entries) => entries,
