@@ -148,3 +148,59 @@ fn filter_of_an_interface_that_is_gone_is_found_and_removed() {
         assert!(datapath.links().unwrap().is_empty());
     });
 }
+
+#[test]
+fn wire_is_attached_found_adopted_and_removed_like_the_others() {
+    on_bed(|bed| {
+        let p0 = index("p0");
+        let datapath = bed.open();
+        datapath.attach(bed.ifindex).unwrap();
+        datapath.attach_wire(p0).unwrap();
+        datapath.attach_wire(p0).unwrap();
+        assert_eq!(datapath.wires().unwrap(), [(p0, true)].into());
+        assert_eq!(datapath.attached().unwrap(), [bed.ifindex].into());
+        let pin = datapath.pins().link(p0, Hook::Wire);
+        let link = id("link", &pin);
+        drop(datapath);
+
+        let next = bed.open();
+        assert_eq!(id("link", &pin), link, "the same link");
+        assert_eq!(next.wires().unwrap(), [(p0, true)].into(), "its program");
+        run("bpftool", &format!("link detach id {link}"));
+        assert_eq!(next.wires().unwrap(), [(p0, false)].into());
+        next.attach_wire(p0).unwrap();
+        assert_eq!(next.wires().unwrap(), [(p0, true)].into());
+        ip("link del p0");
+        assert_eq!(next.wires().unwrap(), [(p0, false)].into());
+        let error = next.attach_wire(p0).unwrap_err();
+        assert!(matches!(error, AttachError::Gone { .. }), "{error}");
+        next.detach_wire(p0).unwrap();
+        assert!(next.wires().unwrap().is_empty());
+    });
+}
+
+#[test]
+fn wire_that_becomes_a_pods_interface_has_both_programs_until_it_is_taken_off() {
+    for clsact in [false, true] {
+        on_bed(|bed| {
+            let datapath = if clsact {
+                bed.open_clsact()
+            } else {
+                bed.open()
+            };
+            datapath.attach_wire(bed.ifindex).unwrap();
+            datapath.attach(bed.ifindex).unwrap();
+            let live = || lost(&datapath).is_empty();
+            assert!(live() && datapath.links().unwrap().len() == 3);
+            datapath.detach_wire(bed.ifindex).unwrap();
+            assert!(datapath.wires().unwrap().is_empty());
+            assert!(live() && datapath.attached().unwrap().contains(&bed.ifindex));
+            datapath.attach_wire(bed.ifindex).unwrap();
+            datapath.detach(bed.ifindex).unwrap();
+            assert_eq!(datapath.wires().unwrap(), [(bed.ifindex, true)].into());
+            assert!(datapath.attached().unwrap().is_empty());
+            policy_agent::datapath::cleanup::cleanup(&bed.bpffs).unwrap();
+            assert_eq!(run("tc", "filter show dev h0 egress"), "");
+        });
+    }
+}

@@ -1,7 +1,7 @@
 //! The datapath on a real kernel: each test has a network namespace and a BPF
 //! file system of its own, and shares nothing with the others.
 //!
-//! Needs root, iproute2 and bpftool.
+//! Needs root, iproute2, nftables and bpftool.
 #![expect(
     clippy::unwrap_used,
     reason = "helpers of tests fail the test that calls them"

@@ -4,7 +4,10 @@
 //! `h0` is the isolated pod's interface, which may send to TCP port 80 of the
 //! friend; `p0` is the friend's, which nothing isolates.
 
-use std::net::Ipv4Addr;
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    time::Duration,
+};
 
 use policy_agent::datapath::{Datapath, Hook, events::Events, test_run::Trial};
 use policy_common::abi::{
@@ -17,8 +20,8 @@ use policy_common::abi::{
 use policy_core::ops::Op;
 
 use crate::bed::{
-    ACK, Bed, FRIEND, FRIEND_ID, NUMBER, POD, POLICY, SLOT, STRANGER, SYN, apply, index, on_bed,
-    tcp, word,
+    ACK, Bed, FRIEND, FRIEND_ID, NUMBER, POD, POLICY, SLOT, STRANGER, SYN, apply, index, ip,
+    on_bed, run, tcp, word,
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
@@ -488,6 +491,122 @@ fn interface_without_an_endpoint_cannot_reach_beyond_the_node() {
         assert!(!scene.send(&to(FRIEND, 80, SYN)).0);
         for hook in [Hook::To, Hook::Wire] {
             assert!(!scene.leave(hook, &to(FRIEND, 80, SYN), anonymous).0);
+        }
+    });
+}
+
+#[test]
+fn service_over_ipv6_is_left_open_and_judged_like_one_over_ipv4() {
+    on_bed(|bed| {
+        let scene = Scene::new(bed);
+        let address = |last: u16| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last);
+        let (pod, vip, friend, stranger) = (address(2), address(0x96), address(9), address(66));
+        let Op::Service { mut value } = service(VIP, 0, &[(FRIEND_ID, 80)]) else {
+            unreachable!("it makes nothing else");
+        };
+        value.key = SvcKey {
+            address: vip.octets(),
+            family: 6,
+            ..value.key
+        };
+        let endpoint = Endpoint {
+            addr6: pod.octets(),
+            ..scene.datapath.maps().endpoint(SLOT).unwrap()
+        };
+        let row = |address: Ipv6Addr, identity, slot| Op::Host {
+            address: address.into(),
+            identity,
+            node: false,
+            slot,
+        };
+        apply(
+            &scene.datapath,
+            &[
+                Op::Endpoint {
+                    slot: SLOT,
+                    value: endpoint,
+                },
+                Op::Service { value },
+                row(pod, OWN_ID, SLOT),
+                row(friend, FRIEND_ID, 0),
+            ],
+        );
+        let to = |peer, port| tcp6((pod, 1000), (peer, port));
+        assert_eq!(scene.send(&to(vip, 443)), (true, UNDECIDED));
+        assert_eq!(scene.send(&to(friend, 80)), (true, DECIDED));
+        assert!(!scene.send(&to(vip, 444)).0);
+        for hook in [Hook::To, Hook::Wire] {
+            for mark in [UNDECIDED, THEIRS] {
+                assert!(scene.leave(hook, &to(friend, 80), mark).0, "{hook}");
+                assert!(!scene.leave(hook, &to(friend, 81), mark).0, "{hook}");
+                assert!(!scene.leave(hook, &to(stranger, 80), mark).0, "{hook}");
+            }
+        }
+    });
+}
+
+/// An Ethernet frame with an opening TCP segment over IPv6.
+fn tcp6(from: (Ipv6Addr, u16), to: (Ipv6Addr, u16)) -> Vec<u8> {
+    let mut frame = vec![0; 12];
+    frame.extend([0x86, 0xdd]);
+    frame.extend([0x60, 0, 0, 0, 0, 20, 6, 64]);
+    frame.extend(from.0.octets());
+    frame.extend(to.0.octets());
+    frame.extend(from.1.to_be_bytes());
+    frame.extend(to.1.to_be_bytes());
+    frame.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, SYN, 255, 255, 0, 0, 0, 0]);
+    frame
+}
+
+#[test]
+fn tunnel_without_an_ethernet_header_is_judged_too() {
+    on_bed(|bed| {
+        let scene = Scene::new(bed);
+        ip("tuntap add t0 mode tun");
+        ip("addr add 10.9.0.1/24 dev t0");
+        ip("link set t0 up");
+        let far = Ipv4Addr::new(10, 9, 0, 2);
+        apply(&scene.datapath, &[host(far, FRIEND_ID, false, 0)]);
+        scene.datapath.attach_wire(index("t0")).unwrap();
+        // What a pod sent undecided, as far as the tunnel can tell.
+        let mark = mark::with(0, SHIFT, mark::UNDECIDED, SLOT);
+        run("nft", "add table ip t");
+        run(
+            "nft",
+            "add chain ip t out { type route hook output priority 0 ; }",
+        );
+        run(
+            "nft",
+            &format!("add rule ip t out oif t0 meta mark set {mark}"),
+        );
+        run(
+            "nft",
+            "add chain ip t post { type filter hook postrouting priority 0 ; }",
+        );
+        run("nft", "add rule ip t post oif t0 counter");
+        let sent = || run("nft", "list chain ip t post").contains("packets 0");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let mut events = runtime.block_on(async { Events::open(scene.datapath.pins()).unwrap() });
+        assert!(sent(), "nothing was sent yet");
+        for (port, allowed) in [(80, true), (81, false)] {
+            // Nobody is at the tunnel's other end: what matters is what is denied.
+            let wait = Duration::from_millis(100);
+            assert!(TcpStream::connect_timeout(&SocketAddr::from((far, port)), wait).is_err());
+            assert!(!sent(), "the packet came to the interface");
+            let denied = runtime.block_on(async { events.drain() });
+            if allowed {
+                assert!(denied.is_empty(), "{denied:?}");
+                continue;
+            }
+            assert!(!denied.is_empty());
+            for event in denied {
+                assert_eq!(event.reason, DropReason::Policy as u8);
+                assert_eq!((event.endpoint, event.dst_port), (NUMBER, port));
+                assert_eq!(event.dst[12..], far.octets());
+            }
         }
     });
 }
