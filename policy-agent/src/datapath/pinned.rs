@@ -79,7 +79,7 @@ fn is_on(pins: &Pins, ifindex: u32, hook: Hook) -> Result<bool, AttachError> {
     }
 }
 
-/// Pins programs for [`attach`], in place of those that an earlier agent pinned.
+/// Pins programs for [`attach()`], in place of those that an earlier agent pinned.
 pub(super) fn pin<'p>(
     pins: &Pins,
     program: impl Fn(Hook) -> BorrowedFd<'p>,
