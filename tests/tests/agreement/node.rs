@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use policy_agent::datapath::events::Events;
-use policy_agent::datapath::test_run::At;
-use policy_agent::datapath::{Datapath, Options};
+use policy_agent::datapath::test_run::{At, Trial};
+use policy_agent::datapath::{Datapath, Hook, Options};
 use policy_agent::object;
 use policy_common::abi::event::VerdictEvent;
+use policy_common::abi::{Direction, mark};
 use policy_core::desired::{DesiredState, PodRef};
 use policy_core::engine::{Engine, NodeContext};
 use policy_core::ops::Op;
@@ -173,9 +174,23 @@ impl Node {
         assert_eq!(swept.expect("maps can be read").left, [0; 3]);
     }
 
-    /// Tries a packet.
+    /// Tries a packet. One for a pod carries the mark that its sender's veth would
+    /// have left, if that is a pod here: it was judged there.
     pub(crate) fn try_packet(&mut self, frame: &[u8], at: At) -> Tried {
-        let answer = self.datapath.test_run(frame, at, 1);
+        let (hook, mark) = match at.direction {
+            Direction::Egress => (Hook::From, 0),
+            Direction::Ingress => (
+                Hook::To,
+                mark::with(0, mark::DEFAULT_SHIFT, mark::DECIDED, 0),
+            ),
+        };
+        let trial = Trial {
+            hook,
+            ifindex: at.ifindex,
+            ingress_ifindex: at.ingress_ifindex,
+            mark,
+        };
+        let answer = self.datapath.try_packet(frame, trial, 1);
         Tried {
             passes: answer.expect("a whole frame at an interface").passes,
             events: self.events.drain(),
@@ -204,6 +219,8 @@ fn open(bpffs: &Path) -> (Datapath, Planner) {
         .expect("the programs load (as root) and were built from these sources");
     let configured = datapath.maps().configure(CT_BUDGET, EVENTS_PER_TICK);
     configured.expect("the settings can be stored");
+    let marked = datapath.maps().set_mark_shift(mark::DEFAULT_SHIFT);
+    marked.expect("the settings can be stored");
     let mirror = datapath.read_back().expect("maps can be read");
     (datapath, Planner::new(mirror, Limits::default()))
 }
