@@ -7,6 +7,7 @@
 mod build_agent;
 mod build_ebpf;
 mod cluster;
+mod go;
 mod host;
 mod image;
 mod interrupt;

@@ -10,7 +10,7 @@ use std::{env, fs, process::Command, time::Duration};
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    host,
+    go, host,
     job::{Job, announce, output_of},
     toolchain::{self, BpfToolchain, Compiler},
     workspace::Workspace,
@@ -38,13 +38,19 @@ const RUN_TOOLS: [(&str, &str); 4] = [
     ("nsenter", "util-linux"),
     ("mount", "mount"),
 ];
+/// What the tests call besides, and Debian's packages of it. Go is apart.
+const TEST_TOOLS: [(&str, &str); 4] = [
+    ("nft", "nftables"),
+    ("tc", "iproute2"),
+    ("openssl", "openssl"),
+    ("setpriv", "util-linux"),
+];
 /// What booting other kernels takes, and Debian's packages of it.
-const MACHINE_TOOLS: [(&str, &str); 6] = [
+const MACHINE_TOOLS: [(&str, &str); 5] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("cpio", "cpio"),
     ("depmod", "kmod"),
     ("find", "findutils"),
-    ("nft", "nftables"),
     ("dpkg-deb", "dpkg"),
 ];
 /// What the nodes of the cluster run besides what is built from Go, and Debian's
@@ -82,6 +88,8 @@ pub(crate) enum Need {
     Run,
     /// Check the source.
     Check,
+    /// Run all tests.
+    Test,
     /// Boot other kernels.
     Machines,
 }
@@ -101,6 +109,8 @@ enum Remedy {
     Linker,
     /// `cargo install cargo-deny`.
     Deny,
+    /// A Go toolchain, by any Go.
+    Go,
     Component(&'static str),
 }
 
@@ -112,7 +122,7 @@ enum Remedy {
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     announce("setup");
     if args.check {
-        let lacks = lacks(Need::Check);
+        let lacks = lacks(Need::Test);
         for lack in &lacks {
             println!("    missing: {}", lack.what);
         }
@@ -122,7 +132,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         }
         bail!("something is missing; to install it: cargo xtask setup");
     }
-    ensure(workspace, Need::Check)?;
+    ensure(workspace, Need::Test)?;
     report();
     Ok(())
 }
@@ -157,15 +167,14 @@ pub(crate) fn ensure(workspace: &Workspace, need: Need) -> Result<BpfToolchain> 
 /// When something is missing and cannot be installed; says what to do by hand.
 pub(crate) fn ensure_cluster(workspace: &Workspace) -> Result<()> {
     let lacks = || -> Vec<Lack> {
-        RUN_TOOLS
-            .iter()
-            .chain(&CLUSTER_TOOLS)
+        let tools = RUN_TOOLS.iter().chain(&CLUSTER_TOOLS);
+        let tools = tools
             .filter(|(program, _)| host::find(program).is_none())
             .map(|(program, package)| Lack {
                 what: (*program).to_owned(),
                 remedy: Remedy::Package(package),
-            })
-            .collect()
+            });
+        tools.chain(go_lack()).collect()
     };
     let missing = lacks();
     if missing.is_empty() {
@@ -224,6 +233,16 @@ fn lacks(need: Need) -> Vec<Lack> {
             }
         }
     }
+    if need >= Need::Test {
+        for (program, package) in TEST_TOOLS {
+            if host::find(program).is_none() {
+                lack(program.to_owned(), Remedy::Package(package));
+            }
+        }
+        if let Some(Lack { what, remedy }) = go_lack() {
+            lack(what, remedy);
+        }
+    }
     if need >= Need::Machines {
         for (program, package) in MACHINE_TOOLS {
             if host::find(program).is_none() {
@@ -242,6 +261,14 @@ fn lacks(need: Need) -> Vec<Lack> {
         }
     }
     lacks
+}
+
+/// Go, if there is none that is new enough.
+fn go_lack() -> Option<Lack> {
+    go::find().is_none().then(|| Lack {
+        what: "Go 1.24 or later".to_owned(),
+        remedy: Remedy::Go,
+    })
 }
 
 /// Whether a program starts: rustup leaves one of each name, also without the component.
@@ -270,6 +297,7 @@ fn install(workspace: &Workspace, missing: &[Lack]) -> Result<()> {
         match lack.remedy {
             Remedy::Linker => install_linker(workspace)?,
             Remedy::Deny => install_deny(workspace)?,
+            Remedy::Go => go::fetch(workspace)?,
             Remedy::Component(component) => add_component(component)?,
             Remedy::Packages(_) | Remedy::Package(_) => {}
         }
@@ -285,7 +313,8 @@ fn packages(missing: &[Lack]) -> Vec<&'static str> {
             Remedy::Packages(names) => packages.extend(names),
             Remedy::Package(name) => packages.push(name),
             Remedy::Linker => packages.extend(LINKER_PACKAGES),
-            Remedy::Deny | Remedy::Component(_) => {}
+            Remedy::Go if go::any().is_none() => packages.push("golang-go"),
+            Remedy::Go | Remedy::Deny | Remedy::Component(_) => {}
         }
     }
     packages.sort_unstable();

@@ -43,7 +43,8 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     if !args.unit {
         host::require_root("test")?;
     }
-    let toolchain = setup::ensure(workspace, Need::Check)?;
+    let need = if args.unit { Need::Check } else { Need::Test };
+    let toolchain = setup::ensure(workspace, need)?;
     let mut tally = Tally::default();
     if args.filter.is_none() {
         for (name, result) in lint::checks(workspace, &toolchain) {

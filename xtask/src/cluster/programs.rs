@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::lab::{Lab, write};
 use crate::{
-    host,
+    go,
     image::archive::{Image, hex},
     job::{Job, announce, output_of},
     workspace::Workspace,
@@ -91,7 +91,10 @@ struct Go {
 
 impl Go {
     fn find(workspace: &Workspace) -> Result<Self> {
-        let program = find()?;
+        let program = go::find().context(
+            "there is no Go 1.24 or later, which builds the cluster's programs; to install it: \
+             cargo xtask setup",
+        )?;
         let folder = workspace.root.join("tests/cluster");
         let ask = |arguments: &[&str]| {
             let mut command = Command::new(&program);
@@ -198,16 +201,6 @@ impl Go {
 
 fn unfinished(name: &str) -> String {
     format!(".{name}.unfinished")
-}
-
-/// Go, on the PATH or where its own installer puts it.
-fn find() -> Result<PathBuf> {
-    host::find("go")
-        .or_else(|| Some(PathBuf::from("/usr/local/go/bin/go")).filter(|path| path.exists()))
-        .context(
-            "there is no go, which builds the cluster's programs: install Go 1.24 or later \
-             (Debian 13: apt-get install golang-go; else https://go.dev/dl)",
-        )
 }
 
 /// The version of `module` in the text of a go.mod.
