@@ -58,12 +58,25 @@ enum Task {
     Demo(programs::Args),
     /// Run every check and test, those in the kernel included (needs root)
     Test(test::Args),
-    /// Measure the packet programs and the compiler (needs root)
-    Bench(programs::Args),
+    /// Measure the packet programs and the compiler, or the agent in a cluster (needs root)
+    Bench(BenchArgs),
     /// Boot older kernels in virtual machines and run the kernel's tests there
     Vm(vm::Args),
     /// Check formatting, clippy, licences and the house rules
     Lint(lint::Args),
+}
+
+#[derive(clap::Args)]
+struct BenchArgs {
+    /// Measure between pods of the contributors' cluster: latency, churn, births
+    /// under a flood, throughput, restart, with nobody before and after; must come
+    /// first
+    #[arg(long)]
+    cluster: bool,
+    #[command(flatten)]
+    in_cluster: cluster::BenchOptions,
+    #[command(flatten)]
+    program: programs::Args,
 }
 
 fn main() -> ExitCode {
@@ -86,7 +99,8 @@ fn run(cli: &Cli) -> Result<()> {
         Task::Cluster(args) => cluster::run(&workspace, args),
         Task::Demo(args) => programs::demo(&workspace, args),
         Task::Test(args) => test::run(&workspace, args),
-        Task::Bench(args) => programs::bench(&workspace, args),
+        Task::Bench(args) if args.cluster => cluster::bench(&workspace, &args.in_cluster),
+        Task::Bench(args) => programs::bench(&workspace, &args.program),
         Task::Vm(args) => vm::run(&workspace, args),
         Task::Lint(args) => lint::run(&workspace, args),
     }

@@ -41,6 +41,11 @@ impl Overlay {
     }
 }
 
+/// Whether an agent is installed, by whomever.
+pub(super) fn is_installed(lab: &Lab) -> bool {
+    output_of(lab.kubectl(&["get", "namespace", NAME])).is_some()
+}
+
 /// Puts an image of the agent `binary` on every node, under a tag.
 ///
 /// # Errors
@@ -185,7 +190,7 @@ pub(super) fn dry_run(workspace: &Workspace, lab: &Lab) -> Result<()> {
         // A namespace that is not there refuses what would be in it.
         let text = output_of(lab.kubectl(&["kustomize", &folder]))
             .with_context(|| format!("kubectl kustomize {folder} fails"))?;
-        let namespace = output_of(lab.kubectl(&["get", "namespace", NAME])).is_some();
+        let namespace = is_installed(lab);
         if !namespace {
             kubectl(lab, &["create", "namespace", NAME])?;
         }

@@ -5,9 +5,11 @@
 //! the order of their steps; what each step does is in the files beside it.
 
 mod agent;
+mod bench;
 mod boot;
 mod cgroup;
 mod control;
+mod found;
 mod lab;
 mod links;
 mod load;
@@ -16,6 +18,7 @@ mod node;
 mod process;
 mod programs;
 mod suite;
+mod table;
 
 use std::{
     ffi::OsString,
@@ -34,6 +37,7 @@ use crate::{
     workspace::Workspace,
 };
 use agent::Overlay;
+pub(crate) use bench::{Options as BenchOptions, run as bench};
 use lab::{Lab, Settings};
 use load::{Pods, Strangers};
 use process::wait_for;
@@ -182,7 +186,7 @@ fn e2e(workspace: &Workspace, lab: &Lab, args: &E2eArgs) -> Result<()> {
     // While nothing is up yet: compilers and a cluster are too much at once.
     let built = if args.no_build {
         Built {
-            agent: image::static_agent_path(workspace),
+            agent: image::static_path(workspace, "policy-agent"),
             load: load::path(workspace),
         }
     } else {

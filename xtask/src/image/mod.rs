@@ -114,16 +114,30 @@ pub(crate) fn agent_image(workspace: &Workspace, binary: &Path, reference: &str)
 /// When they do not compile, or the result needs a library at run time.
 pub(crate) fn static_agent(workspace: &Workspace) -> Result<PathBuf> {
     build_ebpf::build(workspace, Variant::Agent)?;
-    announce("build: the agent, static");
+    static_program(workspace, "policy-agent", "policy-agent")
+}
+
+/// Compiles a program of a package for an image without libraries, and returns
+/// its path.
+///
+/// # Errors
+///
+/// As [`static_agent`].
+pub(crate) fn static_program(
+    workspace: &Workspace,
+    package: &str,
+    program: &str,
+) -> Result<PathBuf> {
+    announce(&format!("build: {program}, static"));
     let mut cargo = workspace.cargo();
     cargo
-        .args(["build", "--profile", "image", "--package", "policy-agent"])
-        .args(["--target", &target()])
+        .args(["build", "--profile", "image", "--package", package])
+        .args(["--bin", program, "--target", &target()])
         // Above RUSTFLAGS and configuration, which must not undo it. The paths
         // of this machine are no business of the binary.
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags(workspace).join("\x1f"));
     Job::new("build", cargo, BUILD_LIMIT).run()?;
-    let binary = static_agent_path(workspace);
+    let binary = static_path(workspace, program);
     let bytes = fs::read(&binary).with_context(|| format!("cannot read {}", binary.display()))?;
     ensure!(
         !needs_libraries(&bytes)?,
@@ -133,9 +147,9 @@ pub(crate) fn static_agent(workspace: &Workspace) -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// Where [`static_agent`] leaves the agent.
-pub(crate) fn static_agent_path(workspace: &Workspace) -> PathBuf {
-    workspace.target.join(target()).join("image/policy-agent")
+/// Where [`static_program`] leaves a program.
+pub(crate) fn static_path(workspace: &Workspace, program: &str) -> PathBuf {
+    workspace.target.join(target()).join("image").join(program)
 }
 
 fn target() -> String {
@@ -161,7 +175,7 @@ fn rustflags(workspace: &Workspace) -> Vec<String> {
 /// Whether an ELF file asks for an interpreter, which would look for libraries.
 fn needs_libraries(elf: &[u8]) -> Result<bool> {
     let file = object::read::elf::ElfFile64::<object::Endianness>::parse(elf)
-        .context("the agent is not a 64-bit ELF file")?;
+        .context("it is not a 64-bit ELF file")?;
     let endian = file.endian();
     let mut headers = file.elf_program_headers().iter();
     Ok(headers.any(|header| header.p_type.get(endian) == elf::PT_INTERP))

@@ -1,0 +1,99 @@
+//! Labels that change all the time: 50 a second, on pods of which a policy of
+//! the target speaks; and what that costs the agents.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use serde_json::json;
+
+use super::agent::{self, Cost};
+use super::api::Api;
+use super::stage::{CHURNING, PODS, POLICIES, Stage, ingress, with_label};
+
+/// Time between two changes.
+const INTERVAL: Duration = Duration::from_millis(20);
+/// Values that the label takes in turn; two of them are peers.
+const VALUES: usize = 5;
+const POLICY: &str = "churn";
+
+/// Does something while labels change; with how many have.
+///
+/// # Errors
+/// When a label cannot be changed, or the deed fails.
+pub(super) fn during<T>(stage: &Stage, deed: impl FnOnce() -> Result<T>) -> Result<(T, usize)> {
+    let peers = json!([{"from": [with_label(POLICY, "1"), with_label(POLICY, "3")]}]);
+    stage
+        .api
+        .create(POLICIES, &ingress(POLICY, "target", &peers))?;
+    let stop = AtomicBool::new(false);
+    let result = std::thread::scope(|scope| {
+        let changes = scope.spawn(|| change(&stop));
+        let done = deed();
+        stop.store(true, Ordering::Relaxed);
+        let changed = changes
+            .join()
+            .ok()
+            .context("the thread that changes labels died")?;
+        Ok((done?, changed?))
+    });
+    stage.api.delete(&format!("{POLICIES}/{POLICY}"))?;
+    result
+}
+
+/// Changes one label after the other, over a connection of its own.
+fn change(stop: &AtomicBool) -> Result<usize> {
+    let api = Api::open()?;
+    let mut next = Instant::now();
+    let mut changed = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let pod = format!("{PODS}/churn-{}", changed % CHURNING);
+        // Each pod has another value each time.
+        let value = (changed + changed / CHURNING) % VALUES;
+        let labels = json!({"metadata": {"labels": {POLICY: value.to_string()}}});
+        api.patch(&pod, &labels)?;
+        changed += 1;
+        // Whoever is late does not catch up in a burst.
+        next = Instant::now().max(next + INTERVAL);
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    Ok(changed)
+}
+
+/// What the agents needed while labels changed.
+#[derive(Debug, Serialize)]
+pub(super) struct Load {
+    seconds: usize,
+    changed: usize,
+    /// Of each node in turn.
+    agents: Vec<Cost>,
+}
+
+/// Changes labels for some seconds.
+///
+/// # Errors
+/// When no agent runs on a node.
+pub(super) fn load(stage: &Stage, seconds: usize) -> Result<Load> {
+    let nodes = || stage.setting.nodes.iter().take(2);
+    let running = || -> Result<Vec<agent::Agent>> { nodes().map(agent::Agent::on).collect() };
+    let agents = running()?;
+    let before = agents
+        .iter()
+        .map(agent::Agent::cpu)
+        .collect::<Result<Vec<Duration>>>()?;
+    let span = Duration::from_secs(seconds as u64);
+    let ((), changed) = during(stage, || {
+        std::thread::sleep(span);
+        Ok(())
+    })?;
+    let costs = agents
+        .iter()
+        .zip(before)
+        .map(|(agent, before)| agent.cost_since(before));
+    Ok(Load {
+        seconds,
+        changed,
+        agents: costs.collect::<Result<_>>()?,
+    })
+}
