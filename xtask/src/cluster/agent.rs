@@ -246,6 +246,8 @@ pub(super) type Traces = BTreeSet<String>;
 ///
 /// When a node cannot be asked.
 pub(super) fn traces(lab: &Lab, settings: Settings) -> Result<Traces> {
+    let own = std::env::current_exe().context("cannot find this program")?;
+    let own = own.to_str().context("this program's path is not UTF-8")?;
     let mut traces = Traces::new();
     for number in settings.nodes() {
         let ask = |program: &str, arguments: &[&str]| -> Result<String> {
@@ -259,10 +261,12 @@ pub(super) fn traces(lab: &Lab, settings: Settings) -> Result<Traces> {
             let lines = text.lines().filter(|line| !line.trim().is_empty());
             traces.extend(lines.map(|line| format!("node {number}: {what}: {line}")));
         };
+        // XDP and the older hooks from bpftool, which does not know TCX.
         add(
             "link",
             &programs_on_links(&ask("bpftool", &["--json", "net"])?)?,
         );
+        add("link", &ask(own, &["cluster", "programs-on-links"])?);
         add("pin", &ask("find", &["/sys/fs/bpf", "-mindepth", "1"])?);
         let files = ["-type", "f", "-exec", "sha256sum", "{}", "+"];
         for folder in ["/etc/cni", "/opt/cni"] {
@@ -297,6 +301,25 @@ fn programs_on_links(text: &str) -> Result<String> {
     Ok(lines.join("\n"))
 }
 
+/// Fails unless the agent's programs and pins are seen on every node: what is
+/// not seen while it runs would not be missed when it is gone.
+///
+/// # Errors
+///
+/// As said; names what is not seen.
+pub(super) fn expect_traces(settings: Settings, now: &Traces) -> Result<()> {
+    for number in settings.nodes() {
+        for what in ["link: tcx", "pin"] {
+            let line = format!("node {number}: {what}");
+            ensure!(
+                now.iter().any(|trace| trace.starts_with(&line)),
+                "the agent runs, but nothing of it is seen: {line}"
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Fails if anything is there now that was not there before the agent.
 ///
 /// # Errors
@@ -318,6 +341,7 @@ pub(super) fn expect_no_traces(before: &Traces, after: &Traces) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::lab::{Cni, KubeProxy};
     use super::*;
 
     fn set(lines: &[&str]) -> Traces {
@@ -332,6 +356,19 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("left behind:\nc\n"), "{text}");
         assert!(text.ends_with("missing:\na"), "{text}");
+    }
+
+    #[test]
+    fn traces_that_cannot_be_seen_are_an_error() {
+        let settings = Settings {
+            nodes: 1,
+            cni: Cni::Bridge,
+            kube_proxy: KubeProxy::Iptables,
+        };
+        let pin = "node 1: pin: /sys/fs/bpf/policy-agent";
+        let seen = set(&["node 1: link: tcx ingress of a: from_pod", pin]);
+        assert!(expect_traces(settings, &seen).is_ok());
+        assert!(expect_traces(settings, &set(&[pin])).is_err());
     }
 
     #[test]

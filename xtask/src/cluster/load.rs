@@ -28,17 +28,56 @@ use crate::{
 const MANIFESTS: &str = "tests/cluster/load.yaml";
 const NAMESPACE: &str = "load";
 /// Names in it; the number is that of the pod's node.
-const PODS: [&str; 4] = ["server-1", "server-2", "client-1", "stranger-2"];
-const ALLOWED: [(&str, &str); 2] = [("client-1", "server-1"), ("client-1", "server-2")];
-const DENIED: [(&str, &str); 2] = [("stranger-2", "server-1"), ("stranger-2", "server-2")];
+const PODS: [&str; 5] = [
+    "server-1",
+    "server-2",
+    "client-1",
+    "stranger-1",
+    "stranger-2",
+];
+const ALLOWED: [Pair; 2] = [("client-1", "server-1"), ("client-1", "server-2")];
+const DENIED: [Pair; 3] = [
+    ("stranger-1", "server-1"),
+    ("stranger-1", "server-2"),
+    ("stranger-2", "server-1"),
+];
 
-/// What is sent besides allowed traffic.
+/// Sender and receiver.
+type Pair = (&'static str, &'static str);
+
+/// What is sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Strangers {
-    /// Nothing: there is nobody yet who would deny it.
-    Silent,
-    /// Traffic that policy denies.
-    Send,
+pub(super) enum Traffic {
+    /// What policy allows: there is nobody yet who would deny anything.
+    Allowed,
+    /// Also what it denies.
+    All,
+    /// All that has no end on this node.
+    WithoutNode(u8),
+}
+
+impl Traffic {
+    fn allowed(self) -> Vec<Pair> {
+        self.of(&ALLOWED)
+    }
+
+    fn denied(self) -> Vec<Pair> {
+        match self {
+            Self::Allowed => Vec::new(),
+            Self::All | Self::WithoutNode(_) => self.of(&DENIED),
+        }
+    }
+
+    fn of(self, pairs: &[Pair]) -> Vec<Pair> {
+        let there = |name: &str| match self {
+            Self::WithoutNode(node) => !name.ends_with(&format!("-{node}")),
+            Self::Allowed | Self::All => true,
+        };
+        let pairs = pairs.iter().copied();
+        pairs
+            .filter(|(from, to)| there(from) && there(to))
+            .collect()
+    }
 }
 
 /// Builds the program that sends, and returns its path.
@@ -83,15 +122,32 @@ impl<'a> Pods<'a> {
         let mut ready = lab.kubectl(&wait);
         ready.args(["--all", "--timeout=60s"]).stdout(Stdio::null());
         Job::new("waiting for pods", ready, Duration::from_secs(90)).run()?;
-        let mut places = json!({});
-        for pod in PODS {
-            places[pod] = place(lab, pod)?;
-        }
-        Ok(Self {
+        let mut pods = Self {
             lab,
             program,
-            places,
-        })
+            places: json!({}),
+        };
+        pods.find()?;
+        Ok(pods)
+    }
+
+    /// Finds where the pods are, once they run: after a node was booted, in other
+    /// namespaces and with other addresses than before.
+    ///
+    /// # Errors
+    ///
+    /// When one does not run within a bound.
+    pub(super) fn find(&mut self) -> Result<()> {
+        for pod in PODS {
+            let mut found = None;
+            // What the API server says of a node that has just booted is old.
+            process::wait_for(&format!("{pod} runs"), 120, || {
+                found = place(self.lab, pod).ok();
+                found.is_some()
+            })?;
+            self.places[pod] = found.context("it was found")?;
+        }
+        Ok(())
     }
 
     /// Sends while `deed` is done, and fails if anything allowed was lost or
@@ -103,15 +159,15 @@ impl<'a> Pods<'a> {
     pub(super) fn during(
         &self,
         what: &str,
-        strangers: Strangers,
+        traffic: Traffic,
         deed: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         announce(&format!("cluster: under load: {what}"));
-        let denied: &[_] = match strangers {
-            Strangers::Silent => &[],
-            Strangers::Send => &DENIED,
-        };
-        let cast = json!({"pods": self.places, "allowed": ALLOWED, "denied": denied});
+        let cast = json!({
+            "pods": self.places,
+            "allowed": traffic.allowed(),
+            "denied": traffic.denied(),
+        });
         let sender = Sender::start(&self.program, &cast)?;
         let start = Instant::now();
         let done = deed();
@@ -152,10 +208,18 @@ fn place(lab: &Lab, pod: &str) -> Result<Value> {
     let pod_object: Value = serde_json::from_str(&text).context("kubectl wrote no JSON")?;
     let uid = pod_object["metadata"]["uid"].as_str().unwrap_or_default();
     let address = &pod_object["status"]["podIP"];
-    ensure!(address.is_string(), "{pod} has no address");
+    let address = address
+        .as_str()
+        .with_context(|| format!("{pod} has no address"))?;
     let pid = process::in_cgroup(&format!("pod{uid}"))
         .with_context(|| format!("no process of {pod} is found"))?;
-    Ok(json!({"netns": format!("/proc/{pid}/ns/net"), "address": address}))
+    let netns = format!("/proc/{pid}/ns/net");
+    let mut ask = Command::new("nsenter");
+    ask.arg(format!("--net={netns}"));
+    ask.args(["ip", "-brief", "address", "show", "to", address]);
+    let own = output_of(ask).is_some_and(|text| !text.trim().is_empty());
+    ensure!(own, "{pod} does not have the address {address}");
+    Ok(json!({"netns": netns, "address": address}))
 }
 
 /// `cluster-load`, while it runs.
@@ -291,6 +355,16 @@ mod tests {
             bad[key] = json!(1);
             assert!(judge(&bad).is_err(), "{key}");
         }
+    }
+
+    #[test]
+    fn nobody_talks_to_a_node_that_is_down() {
+        let traffic = Traffic::WithoutNode(2);
+        assert_eq!(traffic.allowed(), [("client-1", "server-1")]);
+        assert_eq!(traffic.denied(), [("stranger-1", "server-1")]);
+        assert_eq!(Traffic::All.allowed(), ALLOWED);
+        assert_eq!(Traffic::All.denied(), DENIED);
+        assert_eq!(Traffic::Allowed.denied(), []);
     }
 
     #[test]

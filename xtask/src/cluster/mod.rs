@@ -39,7 +39,7 @@ use crate::{
 use agent::Overlay;
 pub(crate) use bench::{Options as BenchOptions, run as bench};
 use lab::{Lab, Settings};
-use load::{Pods, Strangers};
+use load::{Pods, Traffic};
 use process::wait_for;
 
 /// Tags of the image that is installed, and of the one that replaces it.
@@ -217,31 +217,42 @@ fn prove(workspace: &Workspace, lab: &Lab, args: &E2eArgs, built: Built) -> Resu
     for tag in [FIRST, SECOND] {
         agent::load_image(workspace, lab, &built.agent, tag)?;
     }
-    let pods = Pods::create(workspace, lab, built.load)?;
+    let mut pods = Pods::create(workspace, lab, built.load)?;
     let before = agent::traces(lab, args.settings)?;
     let install = |tag| agent::install(workspace, lab, args.overlay, tag);
 
-    pods.during("install", Strangers::Silent, || install(FIRST))?;
+    pods.during("install", Traffic::Allowed, || install(FIRST))?;
+    agent::expect_traces(args.settings, &agent::traces(lab, args.settings)?)?;
     suite::run(lab, &args.selection)?;
-    pods.during("upgrade", Strangers::Send, || install(SECOND))?;
-    pods.during("agents killed", Strangers::Send, || {
+    pods.during("upgrade", Traffic::All, || install(SECOND))?;
+    pods.during("agents killed", Traffic::All, || {
         for node in args.settings.nodes() {
             load::kill(lab, node, "policy-agent")?;
         }
         agent::settled(lab)
     })?;
-    pods.during("agents' pods deleted", Strangers::Send, || {
+    pods.during("agents' pods deleted", Traffic::All, || {
         agent::delete_pods(lab)?;
         agent::settled(lab)
     })?;
-    pods.during("containerd killed", Strangers::Send, || {
+    pods.during("containerd killed", Traffic::All, || {
         for node in args.settings.nodes() {
             load::kill(lab, node, "containerd")?;
         }
         ready(lab)
     })?;
+    let lost = args.settings.nodes;
+    let others = Traffic::WithoutNode(lost);
+    pods.during(&format!("node {lost} loses its power"), others, || {
+        process::end_all(&lab.node_ns(lost))?;
+        net::unplug(lab, lost)
+    })?;
+    let boot = format!("node {lost} boots");
+    pods.during(&boot, others, || assemble(lab, args.settings))?;
+    pods.find()?;
+    pods.during("all pods run again", Traffic::All, || agent::settled(lab))?;
 
-    pods.during("removal", Strangers::Silent, || {
+    pods.during("removal", Traffic::Allowed, || {
         agent::remove(workspace, lab, args.overlay, SECOND)
     })?;
     agent::expect_no_traces(&before, &agent::traces(lab, args.settings)?)?;

@@ -89,6 +89,18 @@ pub(super) fn namespaces(lab: &Lab) -> Vec<String> {
         .collect()
 }
 
+/// Removes a node's network, as a loss of power does: links, addresses, routes,
+/// rules and connections. [`wire`] makes it anew.
+///
+/// # Errors
+///
+/// When that fails.
+pub(super) fn unplug(lab: &Lab, node: u8) -> Result<()> {
+    // By name: what goes with its namespace goes some time later.
+    ip(&format!("-n {} link del port-{node}", lab.control_ns()))?;
+    remove(&lab.node_ns(node))
+}
+
 /// Removes a network namespace, and with it its links and routes.
 ///
 /// # Errors
