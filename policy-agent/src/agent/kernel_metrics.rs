@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 use policy_common::abi::Direction;
 use policy_common::abi::config::FLAG_ENFORCE_OFF;
 use policy_common::abi::event::DropReason;
-use policy_common::abi::{maps as abi, stats};
+use policy_common::abi::stats;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::metrics::{Label, Metrics, Stage, raise, shown};
-use crate::datapath::{Maps, Pins};
+use crate::datapath::{Maps, Pins, layout};
 
 /// How old a count of the maps' elements may be.
 const COUNTED_EVERY: Duration = Duration::from_secs(10);
@@ -115,7 +115,7 @@ impl KernelMetrics {
             registry.register(name, help, counter.clone());
         }
         let capacity: Family<Label, Gauge> = Family::default();
-        for map in &abi::ALL {
+        for map in &layout::current().maps {
             let size = i64::from(map.max_entries);
             capacity.get_or_create(&[("map", map.name)]).set(size);
         }
@@ -159,7 +159,7 @@ impl KernelMetrics {
     #[cfg(test)]
     pub(super) fn show_zeros(&self) {
         self.count(|_, _| 0);
-        for map in &abi::ALL {
+        for map in &layout::current().maps {
             self.entries.get_or_create(&[("map", map.name)]).set(0);
         }
     }

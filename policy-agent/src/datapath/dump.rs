@@ -5,10 +5,10 @@
 use policy_common::abi::{
     conntrack::CtCount,
     endpoint::{Endpoint, FLAG_USED},
-    maps::{self as abi, ALL, MapSpec},
+    maps::{self as abi, MapSpec},
 };
 
-use super::{map::MapError, maps::Maps};
+use super::{layout, map::MapError, maps::Maps};
 
 /// A map and how many of its elements are in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,9 @@ impl Maps {
     ///
     /// [`MapError`].
     pub fn occupancy(&self) -> Result<Vec<Occupancy>, MapError> {
-        ALL.iter()
+        layout::current()
+            .maps
+            .iter()
             .map(|spec| {
                 let used = self.used(spec.name)?;
                 Ok(Occupancy { spec, used })

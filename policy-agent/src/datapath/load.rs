@@ -14,7 +14,6 @@ use aya::{
     maps::{Map, MapData},
     programs::{Program, ProgramError, ProgramInfo},
 };
-use policy_common::abi::maps::ALL;
 
 use super::{
     adopt,
@@ -22,6 +21,7 @@ use super::{
     layout,
     map::MapError,
     maps::Maps,
+    migrate::{Migration, MigrationError},
     pin::{self, Hook, PinError, Pins},
     pinned, sys,
 };
@@ -60,26 +60,40 @@ impl Datapath {
         let pins = Pins::new(&options.bpffs);
         pins.prepare()?;
         layout::check(&pins)?;
-        let other_versions = pins.other_versions()?;
-        let new_pins: Vec<PathBuf> = ALL
+        let mut new_pins: Vec<PathBuf> = layout::current()
+            .maps
             .iter()
             .map(|spec| pins.map(spec.name))
             .filter(|path| fs::symlink_metadata(path).is_err())
             .collect();
+        let migration = Migration::begin(&pins)?;
+        if migration.is_some() {
+            // Also what an attempt left that was cut short.
+            let maps = &layout::current().maps;
+            new_pins = maps.iter().map(|spec| pins.map(spec.name)).collect();
+        }
         let backend = options.backend.unwrap_or_else(Backend::best);
         let opened = load(&pins, object).and_then(|(maps, programs)| {
+            if let Some(migration) = &migration {
+                migration.carry_out(&programs)?;
+            }
             adopt::adopt(&pins, &programs)?;
             pinned::pin(&pins, |hook| programs.of(hook).fd())?;
+            if let Some(migration) = &migration {
+                migration.end(&programs)?;
+            }
             pinned::sweep(&pins)?;
+            let other_versions = pins.other_versions()?;
             Ok(Self {
-                pins,
+                pins: pins.clone(),
                 maps,
                 programs,
                 backend,
                 other_versions,
             })
         });
-        if opened.is_err() {
+        // What a link's program uses must stay pinned.
+        if opened.is_err() && pins.all_links().is_ok_and(|links| links.is_empty()) {
             for path in new_pins {
                 // Most often never made; what cannot be removed is found and
                 // compared by the next start.
@@ -169,21 +183,23 @@ impl Programs {
 /// Creates or opens the maps and loads the programs. With `pins`, maps are
 /// pinned; their layouts were compared.
 fn load(pins: &Pins, object: &[u8]) -> Result<(Maps, Programs), DatapathError> {
-    let paths: Vec<_> = ALL
+    let specs = &layout::current().maps;
+    let paths: Vec<_> = specs
         .iter()
         .map(|spec| (spec.name, pins.map(spec.name)))
         .collect();
     let mut loader = EbpfLoader::new();
     loader.verifier_log_level(VerifierLogLevel::STATS);
-    for (name, path) in &paths {
+    for (spec, (name, path)) in specs.iter().zip(&paths) {
         loader.map_pin_path(name, path.as_path());
+        loader.map_max_entries(name, spec.max_entries);
     }
     let mut ebpf = loader.load(object).map_err(Box::new)?;
     let mut fds = BTreeMap::new();
     // The programs' instructions name maps by the numbers of these descriptors:
     // they must stay open until the kernel has the programs.
-    let mut taken = Vec::with_capacity(ALL.len());
-    for (spec, (_, path)) in ALL.iter().zip(&paths) {
+    let mut taken = Vec::with_capacity(specs.len());
+    for (spec, (_, path)) in specs.iter().zip(&paths) {
         let map = ebpf.take_map(spec.name).ok_or(DatapathError::Object {
             what: "map",
             name: spec.name,
@@ -349,6 +365,9 @@ pub enum DatapathError {
     /// A map cannot be used.
     #[error(transparent)]
     Map(#[from] MapError),
+    /// What another version has in force cannot be taken over.
+    #[error(transparent)]
+    Migration(#[from] MigrationError),
 }
 
 /// An error with its causes, in one line.

@@ -74,7 +74,7 @@ impl Maps {
     /// [`PinError`]: not there, another layout, or no permission.
     pub fn open(pins: &Pins) -> Result<Self, PinError> {
         let mut fds = BTreeMap::new();
-        for spec in &abi::ALL {
+        for spec in &layout::current().maps {
             let fd = layout::open_checked(pins, spec)?.ok_or_else(|| PinError::NotThere {
                 path: pins.map(spec.name),
             })?;
@@ -139,7 +139,8 @@ impl Maps {
 
 /// The table's line for a map.
 pub(super) fn spec(name: &str) -> &'static MapSpec {
-    abi::ALL
+    layout::current()
+        .maps
         .iter()
         .find(|spec| spec.name == name)
         .expect("every name in the table of maps is in its list")

@@ -12,7 +12,7 @@
 //!
 //! - [`pin`], [`layout`]: paths, the BPF file system, the check of what is pinned.
 //! - [`load`], `adopt`: programs through the verifier, and into links that are
-//!   there already.
+//!   there already; `migrate`: out of another version's maps and links.
 //! - [`attach`], [`clsact`], [`prefilter`]: interfaces; [`pinned`]: without an agent.
 //! - [`maps`], [`map`]: typed maps, without any program.
 //! - [`apply`] (with `encode`), [`readback`], [`settings`]: operations, and what they left.
@@ -35,6 +35,7 @@ pub mod load;
 pub mod map;
 pub mod maps;
 mod marks;
+mod migrate;
 pub mod pin;
 pub mod pinned;
 pub mod prefilter;

@@ -10,10 +10,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use policy_common::abi::ABI_VERSION;
 use rustix::{fs::statfs, io::Errno, mount::MountFlags};
 
-use super::map::MapError;
+use super::{layout, map::MapError};
 
 /// `BPF_FS_MAGIC` (`include/uapi/linux/magic.h`).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
@@ -23,6 +22,7 @@ const OURS: &str = "policy-agent";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pins {
     bpffs: PathBuf,
+    abi: u32,
 }
 
 /// A hook on an interface.
@@ -75,7 +75,23 @@ impl Pins {
     pub fn new(bpffs: impl Into<PathBuf>) -> Self {
         Self {
             bpffs: bpffs.into(),
+            abi: layout::current().abi,
         }
+    }
+
+    /// The pins of another version of the layout beside these.
+    #[must_use]
+    pub(super) fn of_version(&self, abi: u32) -> Self {
+        Self {
+            bpffs: self.bpffs.clone(),
+            abi,
+        }
+    }
+
+    /// The version of the layout whose pins these are.
+    #[must_use]
+    pub(super) const fn abi(&self) -> u32 {
+        self.abi
     }
 
     /// The BPF file system's mount point.
@@ -93,7 +109,7 @@ impl Pins {
     /// The folder of this version.
     #[must_use]
     pub fn version(&self) -> PathBuf {
-        self.root().join(format!("v{ABI_VERSION}"))
+        self.root().join(format!("v{}", self.abi))
     }
 
     /// The folder of maps.

@@ -21,6 +21,10 @@ pub mod stats;
 /// Version of the layout in this module; names the pin directory.
 pub const ABI_VERSION: u32 = 2;
 
+/// The first version from which this one takes over what is in force: since then
+/// an element of the same size means the same in the map of the same name.
+pub const FIRST_OF_KIN: u32 = 2;
+
 /// Which way traffic goes, seen from the pod: ingress is what it receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Direction {

@@ -29,6 +29,8 @@ pub(crate) struct Node {
     agent: Option<NodeProcess>,
     binary: PathBuf,
     outputs: Vec<PathBuf>,
+    /// Of the maps, see [`Node::rehearse_layout`].
+    layout: Option<&'static str>,
     made: u16,
     finished: bool,
 }
@@ -60,6 +62,7 @@ impl Node {
             agent: None,
             binary: binary()?,
             outputs: Vec::new(),
+            layout: None,
             made: 0,
             finished: false,
         })
@@ -109,7 +112,7 @@ impl Node {
 
     /// What `run` is told.
     pub(crate) fn run_command(&self, binary: &Path) -> Command {
-        let mut command = Command::new(binary);
+        let mut command = self.command(binary);
         command
             .args(["run", "--node-name", NODE, "--manifests"])
             .arg(self.folder.path())
@@ -119,6 +122,20 @@ impl Node {
             .arg(self.run_dir())
             .arg("--bpffs")
             .arg(self.bpffs());
+        command
+    }
+
+    /// Agents from now on use this of the layouts that no release has yet
+    /// (`datapath::layout`), as an agent of such a release would.
+    pub(crate) fn rehearse_layout(&mut self, layout: &'static str) {
+        self.layout = Some(layout);
+    }
+
+    fn command(&self, binary: &Path) -> Command {
+        let mut command = Command::new(binary);
+        if let Some(layout) = self.layout {
+            command.env("POLICY_AGENT_REHEARSE_LAYOUT", layout);
+        }
         command
     }
 
@@ -156,7 +173,7 @@ impl Node {
 
     /// Runs a subcommand to its end, in the node's network namespace.
     pub(crate) fn run(&self, args: &[&str]) -> Result<Output> {
-        let mut command = Command::new(&self.binary);
+        let mut command = self.command(&self.binary);
         command.args(args);
         self.lab.node().netns().output(&mut command)
     }

@@ -3,7 +3,7 @@
 //! Datagrams, open connections and new ones run all the time, allowed and denied
 //! ones, while the agent is killed, restarted and replaced.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::thread;
@@ -17,12 +17,20 @@ use policy_tests::lab::{
 
 use crate::expect::ensure_undisturbed;
 use crate::folder::{Way, allow};
-use crate::node::{BOUND, Node};
+use crate::node::{BOUND, Node, bpftool, files_below};
 
-/// Rounds of killing, and of ending in good order.
-const ROUNDS: usize = 10;
-/// Versions that replace each other.
-const UPGRADES: usize = 2;
+/// Rounds of killing, and of ending in good order, for each wiring.
+const ROUNDS: usize = 25;
+/// Versions that replace each other, likewise.
+const UPGRADES: usize = 5;
+/// Layouts of maps that follow the one in use, one after the other, and the maps
+/// that each makes anew (`datapath::layout`): the other ones stay.
+const LAYOUTS: [(&str, &[&str]); 2] = [
+    ("1", &["pa_policy"]),
+    ("2", &["pa_ct", "pa_ct_open", "pa_ct_pending"]),
+];
+/// Maps of which nothing outlives a layout.
+const TRANSIENT: [&str; 4] = ["pa_counters", "pa_event_tokens", "pa_events", "pa_flows"];
 /// Time between datagrams.
 const EVERY: Duration = Duration::from_micros(500);
 
@@ -198,6 +206,11 @@ fn outlived(wiring: Wiring) -> Result<()> {
         allowed.wait_until_flowing()?;
     }
     change_without_agent(&mut node, &newcomer, &db)?;
+    for (layout, anew) in LAYOUTS {
+        node.rehearse_layout(layout);
+        migrate(&mut node, anew).with_context(|| format!("layout {layout}"))?;
+        allowed.wait_until_flowing()?;
+    }
     // The two loads end at the same time: each waits a while for late packets.
     thread::scope(|scope| {
         let allowed = scope.spawn(|| allowed.ensure_nothing_lost(&server));
@@ -221,6 +234,50 @@ fn upgrade(node: &mut Node, binary: &Path) -> Result<()> {
         "programs {before:?} are still there"
     );
     Ok(())
+}
+
+/// Ends one agent and starts another, whose maps have another layout.
+fn migrate(node: &mut Node, anew: &[&str]) -> Result<()> {
+    let before = maps(node)?;
+    let binary = node.binary().to_owned();
+    upgrade(node, &binary)?;
+    let after = maps(node)?;
+    ensure!(before.len() == after.len(), "{before:?} became {after:?}");
+    let mut changed: Vec<&str> = Vec::new();
+    for (name, id) in &before {
+        ensure!(after.contains_key(name), "{name} is not pinned any more");
+        if after[name] != *id && !TRANSIENT.contains(&name.as_str()) {
+            changed.push(name);
+        }
+    }
+    ensure!(
+        changed == anew,
+        "made anew: {changed:?}, expected: {anew:?}"
+    );
+    let status = node.settle()?;
+    let problems = status["diagnostics"].as_array();
+    ensure!(
+        problems.is_some_and(Vec::is_empty),
+        "nothing is wrong afterwards: {status}"
+    );
+    Ok(())
+}
+
+/// Name and id of every pinned map, of whatever version.
+fn maps(node: &Node) -> Result<BTreeMap<String, u64>> {
+    let mut maps = BTreeMap::new();
+    for pin in files_below(&node.bpffs().join("policy-agent"))? {
+        let name = pin.file_name().and_then(|name| name.to_str());
+        let name = name.context("a pin has a name")?.to_owned();
+        if name.starts_with("pa_") {
+            let path = pin.display().to_string();
+            let shown = bpftool(&["map", "show", "pinned", &path])?;
+            let id = shown["id"].as_u64().context("a map has an id")?;
+            let twice = maps.insert(name, id);
+            ensure!(twice.is_none(), "{path}: two versions are pinned");
+        }
+    }
+    Ok(maps)
 }
 
 #[test]

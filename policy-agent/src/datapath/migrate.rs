@@ -1,0 +1,349 @@
+//! Taking over from an older version of the maps' layout, with everything that
+//! is in force: policies, addresses, connections, the emergency switch.
+//!
+//! No agent runs meanwhile (the caller holds the lock), so only the programs of
+//! the older version write to its maps, and only connection records. In this
+//! order, each step of which may be the last before a crash:
+//!
+//! 1. A map that has the same layout in both versions is pinned in both folders:
+//!    the programs of both share it. The others are made anew and filled.
+//! 2. Each link gets this version's program in place and moves to this version's
+//!    folder. Both programs judge by the same policies, in whatever order.
+//! 3. Records that were made while the others were copied are copied; then the
+//!    older folder goes.
+//!
+//! A link in this version's folder means that its maps are complete; without one
+//! an attempt that was cut short is begun anew. A version whose elements mean
+//! something else, or have another size, raises `FIRST_OF_KIN`, or brings the
+//! translation here.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
+
+use policy_common::abi::{
+    FIRST_OF_KIN,
+    maps::{self, MapSpec},
+};
+
+use super::{
+    attach::{self, AttachError, Pinned},
+    clsact, layout,
+    load::Programs,
+    map::MapError,
+    pin::{self, PinError, Pins},
+    sys::{
+        self,
+        elem::{self, Cursor, Step},
+    },
+};
+
+/// Elements that one system call copies at most.
+const BATCH: usize = 4_096;
+/// A hash bucket that holds more than this is not one of ours.
+const BATCH_LIMIT: usize = 1 << 20;
+/// Maps whose contents end with the version: caches, rates and events.
+const TRANSIENT: [&str; 4] = [
+    maps::FLOWS,
+    maps::EVENTS,
+    maps::EVENT_TOKENS,
+    maps::COUNTERS,
+];
+/// Maps in which programs write records of connections.
+const RECORDS: [&str; 3] = [maps::CT, maps::CT_PENDING, maps::CT_OPEN];
+
+/// The step from an older version.
+#[derive(Debug)]
+pub(super) struct Migration {
+    from: Pins,
+    to: Pins,
+}
+
+/// A version cannot be taken over from. What it has in force stays.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot take over what version {abi} has in force: {cause}; it stays in force. Go back to \
+     the release before, or remove all of it with: policy-agent cleanup"
+)]
+pub struct MigrationError {
+    abi: u32,
+    #[source]
+    cause: Cause,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Cause {
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    #[error(transparent)]
+    Map(#[from] MapError),
+    #[error("elements of map {map} have another size there")]
+    Elements { map: &'static str },
+    #[error("map {map} holds more there than this version has room for")]
+    Room { map: &'static str },
+}
+
+impl Migration {
+    /// Finds the newest older version that can be taken over from, and makes its
+    /// maps this version's where both have the same layout.
+    ///
+    /// # Errors
+    ///
+    /// [`MigrationError`]; nothing in force has changed then.
+    pub(super) fn begin(to: &Pins) -> Result<Option<Self>, MigrationError> {
+        let kin = FIRST_OF_KIN..to.abi();
+        let failed = |abi| {
+            move |cause: PinError| MigrationError {
+                abi,
+                cause: cause.into(),
+            }
+        };
+        let others = to.other_versions().map_err(failed(to.abi()))?;
+        let version = |path: &Path| path.file_name()?.to_str()?.strip_prefix('v')?.parse().ok();
+        let abi = others
+            .iter()
+            .filter_map(|path| version(path))
+            .filter(|abi| kin.contains(abi))
+            .max();
+        let Some(abi) = abi else { return Ok(None) };
+        let from = to.of_version(abi);
+        // Without its settings no agent of that version has got as far as a link.
+        let begun = layout::open(&from.map(maps::CONFIG)).map_err(failed(abi))?;
+        if begun.is_none() {
+            return Ok(None);
+        }
+        let migration = Self {
+            from,
+            to: to.clone(),
+        };
+        if !migration.is_filled().map_err(failed(abi))? {
+            migration.share().map_err(failed(abi))?;
+        }
+        Ok(Some(migration))
+    }
+
+    /// Fills what is not shared, then puts this version's programs into the links.
+    ///
+    /// # Errors
+    ///
+    /// [`MigrationError`]; every link has a program of one of the versions, and
+    /// either judges by what is in force.
+    pub(super) fn carry_out(&self, programs: &Programs) -> Result<(), MigrationError> {
+        let steps = || -> Result<(), Cause> {
+            if !self.is_filled()? {
+                self.fill()?;
+            }
+            self.hand_over(programs)
+        };
+        steps().map_err(|cause| self.failed(cause))
+    }
+
+    /// Copies the records that were made meanwhile, and removes the older version.
+    ///
+    /// # Errors
+    ///
+    /// [`MigrationError`]; it is tried again at the next start.
+    pub(super) fn end(&self, programs: &Programs) -> Result<(), MigrationError> {
+        let steps = || -> Result<(), Cause> {
+            // From here on nobody attaches the older programs any more.
+            self.remove_all(&self.from.programs())?;
+            self.hand_over(programs)?;
+            for spec in &layout::current().maps {
+                if RECORDS.contains(&spec.name)
+                    && let Some((old, new)) = self.unshared(spec)?
+                {
+                    copy(&old, &new, spec, Existing::Stay)?;
+                }
+            }
+            self.remove_all(&self.from.links())?;
+            self.remove_all(&self.from.maps())?;
+            Ok(remove_folder(&self.from.version())?)
+        };
+        steps().map_err(|cause| self.failed(cause))
+    }
+
+    fn failed(&self, cause: Cause) -> MigrationError {
+        let abi = self.from.abi();
+        MigrationError { abi, cause }
+    }
+
+    /// Whether this version's maps are complete.
+    fn is_filled(&self) -> Result<bool, PinError> {
+        Ok(!self.to.all_links()?.is_empty())
+    }
+
+    /// Pins the maps of equal layout in this version's folder too, in the place of
+    /// whatever an attempt left there.
+    fn share(&self) -> Result<(), PinError> {
+        for spec in &layout::current().maps {
+            let path = self.to.map(spec.name);
+            remove_pin(&path)?;
+            let old = layout::open(&self.from.map(spec.name))?;
+            let Some(old) = old.filter(|_| !TRANSIENT.contains(&spec.name)) else {
+                continue;
+            };
+            if layout::check_layout(old.as_fd(), spec, &path).is_ok() {
+                sys::obj_pin(old.as_fd(), &path).map_err(|source| PinError::Io {
+                    what: "pin",
+                    path,
+                    source,
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies what is not shared.
+    fn fill(&self) -> Result<(), Cause> {
+        for spec in &layout::current().maps {
+            if TRANSIENT.contains(&spec.name) {
+                continue;
+            }
+            if let Some((old, new)) = self.unshared(spec)? {
+                copy(&old, &new, spec, Existing::Replaced)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A map of both versions, unless both share it, or the older has none.
+    fn unshared(&self, spec: &MapSpec) -> Result<Option<(OwnedFd, OwnedFd)>, Cause> {
+        let (from, to) = (self.from.map(spec.name), self.to.map(spec.name));
+        let (Some(old), Some(new)) = (layout::open(&from)?, layout::open(&to)?) else {
+            return Ok(None);
+        };
+        let facts = |fd: &OwnedFd, path: &Path| {
+            sys::map_facts(fd.as_fd()).map_err(|source| PinError::Io {
+                what: "inspect",
+                path: path.to_path_buf(),
+                source,
+            })
+        };
+        let (old_facts, new_facts) = (facts(&old, &from)?, facts(&new, &to)?);
+        if old_facts.id == new_facts.id {
+            return Ok(None);
+        }
+        let size = |facts: &sys::MapFacts| (facts.key_size, facts.value_size);
+        if size(&old_facts) != size(&new_facts) {
+            return Err(Cause::Elements { map: spec.name });
+        }
+        Ok(Some((old, new)))
+    }
+
+    /// Puts the programs into the older version's links and moves their pins here.
+    fn hand_over(&self, programs: &Programs) -> Result<(), Cause> {
+        for (ifindex, hook, old) in self.from.all_links()? {
+            let new = self.to.link(ifindex, hook);
+            let program = programs.of(hook);
+            match attach::open(&old)? {
+                Pinned::Link(link) if attach::is_live(&link.facts, ifindex, hook) => {
+                    attach::replace(&link, program, ifindex, hook)?;
+                    attach::remove(&new)?;
+                    fs::rename(&old, &new).map_err(|source| PinError::Io {
+                        what: "move",
+                        path: old.clone(),
+                        source,
+                    })?;
+                }
+                Pinned::Program(_) => {
+                    // Pins the program that stands for the filter in the new place.
+                    clsact::replace(ifindex, hook, program.fd(), &new)?;
+                    attach::remove(&old)?;
+                }
+                Pinned::Link(_) | Pinned::Nothing => attach::remove(&old)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_all(&self, folder: &Path) -> Result<(), PinError> {
+        for path in pin::list(folder)? {
+            remove_pin(&path)?;
+        }
+        remove_folder(folder)
+    }
+}
+
+/// What becomes of elements that are there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Existing {
+    Replaced,
+    Stay,
+}
+
+impl Existing {
+    /// `BPF_ANY`, `BPF_NOEXIST` (`include/uapi/linux/bpf.h`).
+    const fn flag(self) -> u64 {
+        match self {
+            Self::Replaced => 0,
+            Self::Stay => 1,
+        }
+    }
+}
+
+/// Copies every element of `old` to `new`, whose elements have the same sizes.
+fn copy(old: &OwnedFd, new: &OwnedFd, spec: &MapSpec, existing: Existing) -> Result<(), Cause> {
+    let error = |what, source| {
+        let map = spec.name;
+        Cause::Map(MapError { map, what, source })
+    };
+    let (key_size, value_size) = (spec.key_size as usize, spec.value_size as usize);
+    let mut cursor = Cursor::default();
+    let mut room = BATCH;
+    loop {
+        let mut keys = vec![0; room * key_size];
+        let mut values = vec![0; room * value_size];
+        let count = u32::try_from(room).unwrap_or(u32::MAX);
+        let step = elem::lookup_batch(old.as_fd(), &mut cursor, &mut keys, &mut values, count);
+        let (found, more) = match step.map_err(|source| error("batched lookup", source))? {
+            Step::More(found) => (found as usize, true),
+            Step::End(found) => (found as usize, false),
+            Step::TooSmall if room < BATCH_LIMIT => {
+                room *= 2;
+                continue;
+            }
+            Step::TooSmall => {
+                return Err(error("batched lookup", io::ErrorKind::OutOfMemory.into()));
+            }
+        };
+        let keys = keys.chunks_exact(key_size);
+        let values = values.chunks_exact(value_size);
+        for (key, value) in keys.zip(values).take(found) {
+            match elem::update(new.as_fd(), key, value, existing.flag()) {
+                Ok(()) => {}
+                Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {}
+                Err(e) if matches!(e.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC)) => {
+                    return Err(Cause::Room { map: spec.name });
+                }
+                Err(source) => return Err(error("update", source)),
+            }
+        }
+        if !more {
+            return Ok(());
+        }
+    }
+}
+
+fn remove_pin(path: &Path) -> Result<(), PinError> {
+    gone("remove", path, fs::remove_file(path))
+}
+
+fn remove_folder(path: &Path) -> Result<(), PinError> {
+    gone("remove the folder", path, fs::remove_dir(path))
+}
+
+/// What was to be removed and is not there is removed.
+fn gone(what: &'static str, path: &Path, result: io::Result<()>) -> Result<(), PinError> {
+    match result {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(PinError::Io {
+            what,
+            path: path.to_path_buf(),
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
