@@ -119,9 +119,11 @@ impl Feedback {
         Ok(())
     }
 
-    /// What is wrong: nobody is served who should be, somebody else enforces.
+    /// What is wrong: nobody is served who should be, no Event is taken, somebody
+    /// else enforces.
     pub(super) fn problems(&self) -> Vec<Diagnostic> {
         let unserved = self.server.as_ref().and_then(Server::problem);
+        let untold = self.poster.as_ref().and_then(Poster::problem);
         let others = self.others.iter().map(|other| Diagnostic {
             object: format!("other enforcer {}", other.name),
             source: None,
@@ -129,7 +131,8 @@ impl Feedback {
             severity: Severity::Warning,
             message: told_of(other),
         });
-        unserved.into_iter().chain(others).collect()
+        let problems = unserved.into_iter().chain(untold);
+        problems.chain(others).collect()
     }
 
     /// Who else enforces on this node, as far as that was seen.

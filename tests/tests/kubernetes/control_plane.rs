@@ -97,6 +97,15 @@ impl ControlPlane {
 
     /// Starts the API server, if it does not run, and waits until it is ready.
     pub(crate) fn start_server(&mut self, lab: &mut Lab) -> Result<()> {
+        self.start_server_with(lab, &[])
+    }
+
+    /// The same, without a feature that servers may lack.
+    pub(crate) fn start_server_without(&mut self, lab: &mut Lab, feature: &str) -> Result<()> {
+        self.start_server_with(lab, &[format!("--feature-gates={feature}=false")])
+    }
+
+    fn start_server_with(&mut self, lab: &mut Lab, options: &[String]) -> Result<()> {
         let mut server = Command::new(program("kube-apiserver")?);
         server
             .arg("--cert-dir")
@@ -115,7 +124,8 @@ impl ControlPlane {
                 "--service-cluster-ip-range=10.96.0.0/16,fd00:96::/112",
                 // There is no controller that makes service accounts.
                 "--disable-admission-plugins=ServiceAccount",
-            ]);
+            ])
+            .args(options);
         let server = lab.spawn_in_node(server)?;
         let ready = wait_for("the API server to be ready", START, || {
             let answer = self.ask(ADMIN, "GET", "/readyz", None);

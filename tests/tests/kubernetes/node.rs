@@ -231,16 +231,23 @@ impl Node {
             .collect())
     }
 
-    /// Ends the agent and removes its traces.
-    pub(crate) fn finish(mut self) -> Result<()> {
+    /// Ends the agent, if one runs; what it put in force stays.
+    pub(crate) fn stop(&mut self) -> Result<()> {
         if let Some(agent) = self.agent.take() {
             let status = agent.terminate(BOUND)?;
             ensure!(status.success(), "{}", agent.describe());
         }
+        Ok(())
+    }
+
+    /// Ends the agent and removes its traces.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        self.stop()?;
         self.cleanup()
     }
 
-    fn cleanup(&self) -> Result<()> {
+    /// Removes the traces of an agent that has ended.
+    pub(crate) fn cleanup(&self) -> Result<()> {
         let output = Command::new(&self.binary)
             .args(["cleanup", "--run-dir"])
             .arg(self.run_dir())

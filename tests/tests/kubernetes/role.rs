@@ -1,11 +1,13 @@
 //! The shipped role: everything that the agent asks for, and nothing else.
 
-use anyhow::Result;
-use serde_json::json;
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use policy_tests::lab::wait_for;
+use serde_json::{Value, json};
 
 use crate::control_plane::AGENT;
-use crate::node::Node;
-use crate::objects::in_namespace;
+use crate::node::{BOUND, Node};
 
 /// What the agent watches: collections across namespaces, and an object of each.
 const WATCHED: [(&str, &str); 6] = [
@@ -24,9 +26,9 @@ const WATCHED: [(&str, &str); 6] = [
 ];
 
 #[test]
-fn the_role_allows_get_list_and_watch_of_what_is_watched_and_nothing_else() -> Result<()> {
+fn the_role_allows_list_and_watch_of_what_is_watched_and_nothing_else() -> Result<()> {
     let mut node = Node::new("k8s-role")?;
-    let status = |method: &str, path: &str, body: Option<&serde_json::Value>| {
+    let status = |method: &str, path: &str, body: Option<&Value>| {
         node.plane
             .ask(AGENT, method, path, body)
             .map(|(status, _)| status)
@@ -35,8 +37,7 @@ fn the_role_allows_get_list_and_watch_of_what_is_watched_and_nothing_else() -> R
         assert_eq!(status("GET", collection, None)?, 200, "list {collection}");
         let watch = format!("{collection}?watch=true&timeoutSeconds=1");
         assert_eq!(status("GET", &watch, None)?, 200, "watch {collection}");
-        // It may ask, and there is none.
-        assert_eq!(status("GET", object, None)?, 404, "get {object}");
+        assert_eq!(status("GET", object, None)?, 403, "get {object}");
         assert_eq!(status("DELETE", object, None)?, 403, "delete {object}");
         let labels = json!({"metadata": {"labels": {"a": "b"}}});
         let patched = status("PATCH", object, Some(&labels))?;
@@ -72,39 +73,171 @@ fn the_role_allows_get_list_and_watch_of_what_is_watched_and_nothing_else() -> R
     node.finish()
 }
 
+/// Resources that the role lets the agent ask for, with their API group.
+const RESOURCES: [(&str, &str); 6] = [
+    ("", "pods"),
+    ("", "namespaces"),
+    ("", "nodes"),
+    ("", "services"),
+    ("discovery.k8s.io", "endpointslices"),
+    ("networking.k8s.io", "networkpolicies"),
+];
+const EVENTS: (&str, &str) = ("events.k8s.io", "events");
+const ROLE: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles/policy-agent";
+
+/// The rules without one verb of one resource.
+fn without(rules: &Value, verb: &str, resource: &str) -> Result<Value> {
+    let mut left = Vec::new();
+    let mut found = 0;
+    for rule in rules.as_array().context("a role has rules")? {
+        let resources = rule["resources"].as_array().context("resources")?;
+        let verbs = rule["verbs"].as_array().context("verbs")?;
+        if !resources.contains(&json!(resource)) {
+            left.push(rule.clone());
+            continue;
+        }
+        found += usize::from(verbs.contains(&json!(verb)));
+        let others: Vec<_> = resources.iter().filter(|r| **r != resource).collect();
+        if !others.is_empty() {
+            let mut rule = rule.clone();
+            rule["resources"] = json!(others);
+            left.push(rule);
+        }
+        let mut own = rule.clone();
+        own["resources"] = json!([resource]);
+        own["verbs"] = verbs.iter().filter(|v| **v != verb).cloned().collect();
+        left.push(own);
+    }
+    ensure!(
+        found == 1,
+        "the role has {verb} of {resource} once: {rules}"
+    );
+    Ok(json!(left))
+}
+
+/// Every verb of the role is one that some case below takes away.
+fn ensure_all_are_tried(rules: &Value) -> Result<()> {
+    let mut granted = BTreeSet::new();
+    for rule in rules.as_array().context("a role has rules")? {
+        for resource in rule["resources"].as_array().context("resources")? {
+            for verb in rule["verbs"].as_array().context("verbs")? {
+                let pair = (resource.as_str(), verb.as_str());
+                granted.insert((pair.0.context("a name")?, pair.1.context("a name")?));
+            }
+        }
+    }
+    let watched = RESOURCES.iter();
+    let mut tried: BTreeSet<_> = watched
+        .flat_map(|(_, resource)| [(*resource, "list"), (*resource, "watch")])
+        .collect();
+    tried.extend([("events", "create"), ("events", "patch")]);
+    ensure!(granted == tried, "granted {granted:?}, tried {tried:?}");
+    Ok(())
+}
+
+/// Starts the agent anew, with a role that has one verb less.
+fn start_without(node: &mut Node, rules: &Value, verb: &str, of: (&str, &str)) -> Result<()> {
+    node.stop()?;
+    let lacking = without(rules, verb, of.1)?;
+    node.plane.patch(ROLE, &json!({"rules": lacking}))?;
+    let question = json!({
+        "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": {"verb": verb, "group": of.0, "resource": of.1}},
+    });
+    let reviews = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    wait_for("the server to go by the role", BOUND, || {
+        let answer = node.plane.ask(AGENT, "POST", reviews, Some(&question));
+        answer.is_ok_and(|(_, answer)| answer["status"]["allowed"] == json!(false))
+    })?;
+    node.launch()
+}
+
+/// Waits until the agent says that it may not do this, and nothing else; the
+/// status then.
+fn is_named(node: &Node, verb: &str, resource: &str) -> Result<Value> {
+    let named = format!("cannot {verb} resource \"{resource}\"");
+    let mut status = Value::Null;
+    let mut said = Vec::new();
+    let waited = wait_for(&named, BOUND, || {
+        status = node.status().unwrap_or_default();
+        let all = status["diagnostics"].as_array().cloned();
+        let messages = all.into_iter().flatten();
+        said = messages
+            .filter_map(|diagnostic| Some(diagnostic["message"].as_str()?.to_owned()))
+            .filter(|message| message.contains(" cannot "))
+            .collect();
+        said.iter().any(|message| message.contains(&named))
+    });
+    waited.with_context(|| format!("{status:#}"))?;
+    ensure!(
+        said.iter().all(|message| message.contains(&named)),
+        "{said:?}"
+    );
+    Ok(status)
+}
+
 #[test]
-fn without_a_verb_the_agent_says_which_and_puts_nothing_in_force() -> Result<()> {
+fn without_any_verb_of_the_role_something_fails_and_is_named() -> Result<()> {
     let mut node = Node::new("k8s-verbs")?;
     let db = node.host("a/db", 11, true, false)?;
     node.plane.create_namespace("a", &json!({}))?;
     node.plane.run_pod(&db, &json!({"app": "db"}))?;
-    let role = "/apis/rbac.authorization.k8s.io/v1/clusterroles/policy-agent";
-    let shipped = node.plane.must("GET", role, None)?;
-    let mut lacking = shipped["rules"].clone();
-    let rules = lacking.as_array_mut().into_iter().flatten();
-    for rule in rules.filter(|rule| rule["resources"] == json!(["networkpolicies"])) {
-        rule["verbs"] = json!(["get", "list"]);
-    }
-    assert_ne!(lacking, shipped["rules"], "the role names the policies");
-    node.plane.patch(role, &json!({"rules": lacking}))?;
-    node.launch()?;
-    let wait = node.ask("status", &["--wait", "--timeout", "5s"])?;
-    assert_eq!(wait.status.code(), Some(3));
-    let status = node.status()?;
-    assert_eq!(status["synced"], json!(false));
-    let text = status["diagnostics"].to_string();
-    assert!(
-        text.contains("get, list and watch of networkpolicies"),
-        "{status:#}"
-    );
-    // The role is put right, and the agent goes on by itself.
-    node.plane
-        .patch(role, &json!({"rules": shipped["rules"]}))?;
     let all = json!([{"podSelector": {}}]);
     node.plane.create_policy("a/p", "db", &all)?;
+    let rules = node.plane.must("GET", ROLE, None)?["rules"].clone();
+    ensure_all_are_tried(&rules)?;
+
+    // Where lists are streams, a watch is all that is asked for.
+    for of in RESOURCES {
+        start_without(&mut node, &rules, "watch", of)?;
+        let status = is_named(&node, "watch", of.1)?;
+        ensure!(status["synced"] == json!(false), "{of:?}: {status:#}");
+        ensure!(
+            node.words()?.is_empty(),
+            "{of:?}: nothing is in force before all is known"
+        );
+    }
+    // What is told to users as an Event, and told again.
+    node.plane.patch(ROLE, &json!({"rules": rules}))?;
+    node.enforce(false)?;
+    start_without(&mut node, &rules, "create", EVENTS)?;
+    is_named(&node, "create", EVENTS.1)?;
+    node.plane.patch(ROLE, &json!({"rules": rules}))?;
     node.settle()?;
-    assert_eq!(node.isolation()?["a/db"], Some(vec!["a/p".to_owned()]));
+    node.stop()?;
+    node.start()?;
+    wait_for("the Event is there", BOUND, || {
+        let path = "/apis/events.k8s.io/v1/namespaces/default/events";
+        let events = node.plane.must("GET", path, None).unwrap_or_default();
+        events["items"]
+            .as_array()
+            .is_some_and(|items| !items.is_empty())
+    })?;
+    start_without(&mut node, &rules, "patch", EVENTS)?;
+    is_named(&node, "patch", EVENTS.1)?;
+    node.enforce(true)?;
+
+    // Where they are not, there is a list and then a watch.
+    node.stop()?;
+    node.cleanup()?;
+    node.plane.patch(ROLE, &json!({"rules": rules}))?;
+    node.plane.kill_server()?;
     node.plane
-        .delete(&format!("{}/p", in_namespace("a", "networkpolicies")))?;
+        .start_server_without(&mut node.lab, "WatchList")?;
+    for of in RESOURCES {
+        start_without(&mut node, &rules, "list", of)?;
+        let status = is_named(&node, "list", of.1)?;
+        ensure!(status["synced"] == json!(false), "{of:?}: {status:#}");
+        ensure!(
+            node.words()?.is_empty(),
+            "{of:?}: nothing is in force before all is known"
+        );
+    }
+
+    // The role is put right, and the agent goes on by itself: it is enough.
+    node.plane.patch(ROLE, &json!({"rules": rules}))?;
+    let status = node.settle()?;
+    ensure!(status["diagnostics"] == json!([]), "{status:#}");
+    ensure!(node.isolation()?["a/db"] == Some(vec!["a/p".to_owned()]));
     node.finish()
 }

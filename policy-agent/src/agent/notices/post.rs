@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tokio::sync::mpsc;
+use policy_core::diagnostic::{Diagnostic, Severity};
+use tokio::sync::{mpsc, watch};
 
 use super::Notice;
 use super::recorder::{Answer, Now, Post, Recorder};
@@ -26,17 +27,23 @@ pub(in super::super) struct Poster {
     notices: mpsc::Sender<Notice>,
     lost: Arc<AtomicU64>,
     posted: Arc<AtomicU64>,
+    forbidden: watch::Receiver<Forbidden>,
 }
+
+/// Why the server forbids what was asked last, if it does.
+type Forbidden = Option<String>;
 
 impl Poster {
     /// Starts the thread, which ends when this is dropped.
     pub(in super::super) fn start(access: Access, node: Arc<str>) -> std::io::Result<Self> {
         let (sender, notices) = mpsc::channel(WAITING);
         let (lost, posted) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let (forbids, forbidden) = watch::channel(None);
         let poster = Self {
             notices: sender,
             lost: lost.clone(),
             posted: posted.clone(),
+            forbidden,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -45,7 +52,9 @@ impl Poster {
             .name("kubernetes-post".to_owned())
             .spawn(move || {
                 let connection = Connection::new(access);
-                runtime.block_on(post(&connection, notices, node, &lost, &posted));
+                let recorder = Recorder::new(node);
+                let counts = (&*lost, &*posted);
+                runtime.block_on(post(&connection, notices, recorder, counts, &forbids));
             })?;
         Ok(poster)
     }
@@ -62,6 +71,18 @@ impl Poster {
         self.lost.load(Ordering::Relaxed)
     }
 
+    /// What is wrong: the server takes no Events from this agent.
+    pub(in super::super) fn problem(&self) -> Option<Diagnostic> {
+        let why = self.forbidden.borrow().clone()?;
+        Some(Diagnostic {
+            object: "API server".to_owned(),
+            source: None,
+            path: "events".to_owned(),
+            severity: Severity::Warning,
+            message: format!("{why}; the agent's role needs create and patch of events"),
+        })
+    }
+
     /// Requests that the server took.
     pub(in super::super) fn posted(&self) -> u64 {
         self.posted.load(Ordering::Relaxed)
@@ -71,11 +92,10 @@ impl Poster {
 async fn post(
     connection: &Connection,
     mut notices: mpsc::Receiver<Notice>,
-    node: Arc<str>,
-    lost: &AtomicU64,
-    posted: &AtomicU64,
+    mut recorder: Recorder,
+    (lost, posted): (&AtomicU64, &AtomicU64),
+    forbids: &watch::Sender<Forbidden>,
 ) {
-    let mut recorder = Recorder::new(node);
     let mut told_lost = 0;
     loop {
         // All that is there, before the first request.
@@ -83,11 +103,23 @@ async fn post(
             recorder.tell(notice, now());
         }
         while let Some(request) = recorder.next(Instant::now()) {
-            let answer = tokio::time::timeout(PATIENCE, send(connection, &request)).await;
-            let answer = answer.unwrap_or(Answer::Failed);
-            if answer == Answer::Done {
-                posted.fetch_add(1, Ordering::Relaxed);
-            }
+            let sent = tokio::time::timeout(PATIENCE, send(connection, &request)).await;
+            let answer = match sent {
+                Ok(Ok(())) => {
+                    posted.fetch_add(1, Ordering::Relaxed);
+                    forbids.send_replace(None);
+                    Answer::Done
+                }
+                Ok(Err(failure)) => {
+                    if let Failure::Refused(refusal) = &failure
+                        && refusal.code == 403
+                    {
+                        forbids.send_replace(Some(refusal.to_string()));
+                    }
+                    answer_of(&request, &failure)
+                }
+                Err(_late) => Answer::Failed,
+            };
             recorder.answered(answer, Instant::now());
         }
         lost.fetch_add(recorder.lost() - told_lost, Ordering::Relaxed);
@@ -111,7 +143,7 @@ fn now() -> Now {
     }
 }
 
-async fn send(connection: &Connection, post: &Post) -> Answer {
+async fn send(connection: &Connection, post: &Post) -> Result<(), Failure> {
     let (request, body) = match post {
         Post::Create { namespace, event } => {
             let request = http::Request::post(format!("{EVENTS}/{namespace}/events"))
@@ -128,15 +160,15 @@ async fn send(connection: &Connection, post: &Post) -> Answer {
             (request, patch)
         }
     };
-    let Ok(request) = request.body(body.to_string().into_bytes()) else {
-        return Answer::Refused;
-    };
-    match connection.get(request).await {
-        Ok(_) => Answer::Done,
-        Err(Failure::Unreachable(_) | Failure::Unauthorized | Failure::Garbage(_)) => {
-            Answer::Failed
-        }
-        Err(Failure::Refused(refusal)) => match refusal.code {
+    let request = request.body(body.to_string().into_bytes());
+    let request = request.map_err(|error| Failure::Garbage(error.to_string()))?;
+    connection.get(request).await.map(drop)
+}
+
+fn answer_of(post: &Post, failure: &Failure) -> Answer {
+    match failure {
+        Failure::Unreachable(_) | Failure::Unauthorized | Failure::Garbage(_) => Answer::Failed,
+        Failure::Refused(refusal) => match refusal.code {
             409 => Answer::Exists,
             404 => match post {
                 // The namespace is gone, and its Events with it.

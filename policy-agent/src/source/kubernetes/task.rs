@@ -175,7 +175,7 @@ impl Task {
             ),
             Failure::Refused(refusal) if refusal.code == 403 => (
                 format!(
-                    "{refusal}; the agent's role needs get, list and watch of {}",
+                    "{refusal}; the agent's role needs list and watch of {}",
                     self.feed.resource()
                 ),
                 None,

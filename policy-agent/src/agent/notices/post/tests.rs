@@ -152,9 +152,13 @@ fn refused_events_are_lost_and_counted_and_others_are_posted() {
     poster.tell(notice("db"));
     server.next();
     wait_for("one is lost", || poster.lost() == 1);
+    let problem = poster.problem().expect("users are told that it is so");
+    assert_eq!(problem.path, "events");
+    assert!(problem.message.contains("403"), "{problem}");
     poster.tell(notice("web"));
     assert_eq!(server.next().body["regarding"]["name"], "web");
     wait_for("one is posted", || poster.posted() == 1);
+    assert_eq!(poster.problem(), None);
 }
 
 #[test]

@@ -192,7 +192,7 @@ async fn a_role_that_lacks_a_verb_is_named() {
     bed.until("it says so", |cluster, _| {
         let state = state(cluster, Feed::Policies);
         let error = state.last_error.unwrap_or_default();
-        error.contains("get, list and watch of networkpolicies")
+        error.contains("needs list and watch of networkpolicies")
     })
     .await;
     let problems = bed.cluster.diagnostics();
