@@ -10,7 +10,9 @@
 //!   the name of the node that translates it, by the lowest address that its Node
 //!   object lists; with `externalTrafficPolicy: Local` in the sender's own.
 //! - What is sent to a cluster address comes in the sender's own name.
-//! - What is sent to a host port comes in the sender's own name.
+//! - What is sent to a host port comes in the sender's own name, but for other pods
+//!   of that node: portmap sends the subnet of the pod on in the name of the node,
+//!   so that answers come back through it.
 //! - Another node's node port or host port is an address like others to the sender's policies:
 //!   it is translated over there.
 
@@ -197,14 +199,13 @@ impl<'s> Routes<'s> {
                 port: port.target,
             };
             by.push(format!("host port of {}/{}", pod.namespace, pod.name));
+            let near = self.sender(store, packet) == Some(node);
+            let renamed = near && !self.is_node(packet) && packet.source != address;
+            let name = renamed.then(|| node_address(store, node, v6)).flatten();
             legs.push(Leg {
                 backend,
-                egress: if self.sender(store, packet) == Some(node) {
-                    backend
-                } else {
-                    sent(packet)
-                },
-                source: packet.source,
+                egress: if near { backend } else { sent(packet) },
+                source: name.unwrap_or(packet.source),
             });
         }
         (!legs.is_empty()).then(|| Route::new(by, legs))

@@ -255,9 +255,14 @@ fn what_is_no_port_of_a_service_is_an_address_like_others() {
 }
 
 #[test]
-fn a_host_port_leads_to_its_pod_in_the_clients_own_name() {
-    let from_web = policy("a/db", "app=db", Some(&["allow app=web : TCP/5432"]), None);
-    let mut store = cluster([from_web, to_own_db("5432")]);
+fn a_host_port_leads_to_its_pod_in_the_clients_name_or_for_its_neighbours_in_the_nodes() {
+    let from_other = policy(
+        "a/db",
+        "app=db",
+        Some(&["allow app=other : TCP/5432"]),
+        None,
+    );
+    let mut store = cluster([from_other]);
     let mut db = Pod::clone(store.pod(&pod_ref("a/db")).expect("a pod"));
     db.host_ports = vec![HostPort {
         address: None,
@@ -269,19 +274,31 @@ fn a_host_port_leads_to_its_pod_in_the_clients_own_name() {
     check(
         &store,
         &[
-            "a/web > 192.168.0.1 9999/TCP",
-            "a/web > fd00:f::1 9999/TCP",
+            "a/other > 192.168.0.1 9999/TCP",
             "a/db > 192.168.0.1 9999/TCP",
+            // Nothing leads on there.
+            "a/web > 192.168.0.2 9999/TCP",
         ],
         &[
             "b/client > 192.168.0.1 9999/TCP",
             "8.8.8.8 > 192.168.0.1 9999/TCP",
-            "a/other > 192.168.0.1 9999/TCP",
-            // Nothing leads on there.
-            "a/web > 192.168.0.2 9999/TCP",
+            "a/web > 192.168.0.1 9999/TCP",
+            "a/web > fd00:f::1 9999/TCP",
         ],
     );
-    let answer = ask(&store, "a/other > 192.168.0.1 9999/TCP");
+    // Its neighbours come in the name of the node, whose rights are not theirs.
+    let by_node = policy("a/node", "app=db", Some(&["allow 192.168.0.1/32"]), None);
+    store.apply(SourceEvent::Apply(Object::Policy(Arc::new(by_node))));
+    check(
+        &store,
+        &["a/web > 192.168.0.1 9999/TCP"],
+        &["8.8.8.8 > 192.168.0.1 9999/TCP"],
+    );
+    store.apply(SourceEvent::Apply(Object::Policy(Arc::new(to_own_db(
+        "5433",
+    )))));
+    let answer = ask(&store, "a/web > 192.168.0.1 9999/TCP");
+    assert_eq!(answer.verdict, Verdict::Deny, "its own policies know");
     assert!(
         answer.reason.starts_with("host port of a/db: "),
         "{answer:#?}"
