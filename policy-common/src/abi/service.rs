@@ -58,6 +58,11 @@ pub struct Svc {
 /// is judged only where it leaves.
 pub const SVC_MANY: u32 = 1;
 
+/// A pod of this node that may ask is among the backends. Only with it may a
+/// backend of class [`super::identity::OTHER`], in which most pods are, be the
+/// pod that asks.
+pub const SVC_OWN: u32 = 2;
+
 const _: () = {
     assert!(size_of::<SvcKey>() == 20);
     assert!(size_of::<SvcBackend>() == 8);

@@ -8,7 +8,7 @@
 use crate::abi::Direction;
 use crate::abi::event::DropReason;
 use crate::abi::identity;
-use crate::abi::service::{SVC_BACKENDS, SVC_MANY, SvcBackend, SvcKey};
+use crate::abi::service::{SVC_BACKENDS, SVC_MANY, SVC_OWN, SvcBackend, SvcKey};
 use crate::packet::{Packet, Words, bytes16};
 
 use super::decide::Identities;
@@ -140,11 +140,14 @@ fn ask_row<T: PolicyTables + Identities + Services>(
         return answer;
     }
     // A pod may always reach itself, and may be behind its own Service. Which of
-    // its class the backend is, nobody knows here; most pods have no class.
+    // its class the backend is, nobody knows here; it is judged where it leaves.
     let own = tables.peer(key.family, own).identity;
+    if own == identity::OTHER && flags & SVC_OWN == 0 {
+        return answer;
+    }
     i = 0;
     while i < BACKENDS && i < count {
-        if own != identity::OTHER && tables.backend(row, i).identity == own {
+        if tables.backend(row, i).identity == own {
             return Judgement::ALLOW;
         }
         i += 1;

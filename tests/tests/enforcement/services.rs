@@ -334,6 +334,15 @@ fn pod_reaches_itself_through_its_own_service() -> Result<()> {
         for outcome in ask(&shop.api)? {
             ensure!(outcome == Outcome::TimedOut, "{name}: another: {outcome}");
         }
+        // Alone behind it, and of no class: no policy names it.
+        shop.folder_of(&[&shop.web])?;
+        shop.node.settle()?;
+        for outcome in ask(&shop.web)? {
+            ensure!(outcome.is_connected(), "{name}: alone: {outcome}");
+        }
+        for outcome in ask(&shop.api)? {
+            ensure!(outcome == Outcome::TimedOut, "{name}: another: {outcome}");
+        }
         drop(shop.servers);
         shop.node.finish()?;
     }

@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use policy_common::abi::family;
 use policy_common::abi::identity::{self, Identity};
 use policy_common::abi::maps;
-use policy_common::abi::service::{SVC_BACKENDS, SVC_MANY, Svc, SvcBackend, SvcKey};
+use policy_common::abi::service::{SVC_BACKENDS, SVC_MANY, SVC_OWN, Svc, SvcBackend, SvcKey};
 
 use super::limits::Limits;
 use super::mirror::Mirror;
@@ -42,12 +42,12 @@ pub(super) fn stored(row: &Svc) -> &[SvcBackend] {
     &row.backends[..count]
 }
 
-/// A row that names these, sorted and each once; where they do not fit, one that
-/// names none and says that there are more.
-fn row(key: SvcKey, pairs: &[SvcBackend]) -> Svc {
+/// A row that names these, sorted and each once, with flag [`SVC_OWN`] or none;
+/// where they do not fit, one that names none and says that there are more.
+fn row(key: SvcKey, pairs: &[SvcBackend], flags: u32) -> Svc {
     let mut row = Svc {
         key,
-        flags: 0,
+        flags,
         count: 0,
         backends: [SvcBackend::default(); SVC_BACKENDS],
     };
@@ -125,16 +125,19 @@ pub(super) fn rows(facts: &Facts<'_>, finals: &[Option<Identity>]) -> RowOps {
         let mut last = Vec::new();
         for (key, backends) in &facts.services {
             last.clear();
-            let mut moves = false;
+            let (mut moves, mut flags) = (false, 0);
             for backend in *backends {
-                let [now, later] = identities[&backend.address];
-                moves |= now != later;
-                last.push(pair(later, backend.port));
+                let known = identities[&backend.address];
+                moves |= known.now != known.later;
+                if known.asks {
+                    flags = SVC_OWN;
+                }
+                last.push(pair(known.later, backend.port));
             }
             last.sort_unstable();
             last.dedup();
             let old = stored_rows.get(key);
-            let value = row(*key, &last);
+            let value = row(*key, &last, flags);
             if old == Some(&value) && !moves {
                 continue;
             }
@@ -142,11 +145,12 @@ pub(super) fn rows(facts: &Facts<'_>, finals: &[Option<Identity>]) -> RowOps {
             if !old.is_some_and(is_many) {
                 let said = old.map(stored).unwrap_or_default();
                 let now = backends.iter();
-                let now = now.map(|b| pair(identities[&b.address][0], b.port));
+                let now = now.map(|b| pair(identities[&b.address].now, b.port));
                 let wide: BTreeSet<SvcBackend> =
                     (now.chain(last.iter().copied()).chain(said.iter().copied())).collect();
                 let wide: Vec<SvcBackend> = wide.into_iter().collect();
-                let wide = row(*key, &wide);
+                let before = old.map_or(0, |row| row.flags & SVC_OWN);
+                let wide = row(*key, &wide, flags | before);
                 if old != Some(&wide) {
                     current = Some(wide);
                     ops.before.push(Op::Service { value: wide });
@@ -164,8 +168,19 @@ pub(super) fn rows(facts: &Facts<'_>, finals: &[Option<Identity>]) -> RowOps {
     ops
 }
 
-/// The identity of each backend's address, now and when all is done.
-fn identities(facts: &Facts<'_>, finals: &[Option<Identity>]) -> HashMap<IpAddr, [Identity; 2]> {
+/// What is known of a backend's address.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    /// Its identity.
+    now: Identity,
+    /// Its identity when all is done.
+    later: Identity,
+    /// It is a pod's of this node whose egress is isolated.
+    asks: bool,
+}
+
+/// What is known of each backend's address.
+fn identities(facts: &Facts<'_>, finals: &[Option<Identity>]) -> HashMap<IpAddr, Known> {
     let prefixes = facts.regions.iter().zip(finals);
     let prefixes = prefixes.filter_map(|(region, identity)| match region.place {
         Place::Prefix(prefix) => Some((prefix, (*identity)?)),
@@ -180,11 +195,13 @@ fn identities(facts: &Facts<'_>, finals: &[Option<Identity>]) -> HashMap<IpAddr,
             let found = host(facts.regions, address);
             let own = found.map(|at| facts.regions[at].identity);
             let later = found.and_then(|at| finals[at]);
-            [
-                own.or_else(|| now.of_address(address)),
-                later.or_else(|| then.of_address(address)),
-            ]
-            .map(|identity| identity.unwrap_or(identity::OTHER))
+            let now = own.or_else(|| now.of_address(address));
+            let later = later.or_else(|| then.of_address(address));
+            Known {
+                now: now.unwrap_or(identity::OTHER),
+                later: later.unwrap_or(identity::OTHER),
+                asks: found.is_some_and(|at| facts.regions[at].slot != 0),
+            }
         });
     }
     identities

@@ -178,6 +178,14 @@ fn pod_that_may_be_its_own_backend_passes() {
         ..world(&[(identity::OTHER, 80)])
     };
     assert!(!ask(&nameless).judgement().allows());
+    // Unless it is known that one of this node is there.
+    let behind = |own| World {
+        own,
+        flags: SVC_OWN,
+        ..world(&[(FOE, 80), (identity::OTHER, 80)])
+    };
+    assert!(ask(&behind(identity::OTHER)).judgement().allows());
+    assert!(!ask(&behind(SELF)).judgement().allows(), "another's");
 }
 
 #[test]

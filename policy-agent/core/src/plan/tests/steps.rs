@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use policy_common::abi::Direction;
 use policy_common::abi::endpoint::PolicyWord;
 use policy_common::abi::protocol::TCP;
-use policy_common::abi::service::{SVC_BACKENDS, SVC_MANY, SvcBackend};
+use policy_common::abi::service::{SVC_BACKENDS, SVC_MANY, SVC_OWN, SvcBackend};
 
 use super::super::services;
 use super::world::{Question, World, questions};
@@ -188,6 +188,14 @@ fn check_rows(memory: &MemoryDatapath, world: &World) {
             .collect();
         let many = pairs.len() > SVC_BACKENDS;
         assert_eq!(row.flags & SVC_MANY != 0, many, "{frontend}");
+        let own = |b: &Backend| {
+            mirror
+                .hosts
+                .get(&b.address)
+                .is_some_and(|row| row.slot != 0)
+        };
+        let own = !many && backends.iter().any(own);
+        assert_eq!(row.flags & SVC_OWN != 0, own, "{frontend}");
         let named = services::stored(row).iter().map(|b| (b.identity, b.port));
         let expected = if many { BTreeSet::new() } else { pairs };
         assert_eq!(named.collect::<BTreeSet<_>>(), expected, "{frontend}");
