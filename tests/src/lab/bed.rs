@@ -460,7 +460,10 @@ fn wait_running(netns: &Netns, interface: &str) -> Result<()> {
 
 /// Servers and probes of a large lab need more descriptors than the 1,024 that
 /// processes usually start with.
-fn raise_descriptor_limit() -> Result<()> {
+///
+/// # Errors
+/// When the system refuses.
+pub fn raise_descriptor_limit() -> Result<()> {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         limit.current = limit.maximum;

@@ -102,21 +102,29 @@ impl Host {
     /// # Errors
     /// When there is no such namespace, or no such interface in it.
     pub fn of_runtime(name: &str, netns: &Path, v4: Ipv4Addr) -> Result<Self> {
+        Self::of_namespace(name, netns, "eth0", v4)
+    }
+
+    /// Anybody that the lab did not make, by a file of its network namespace.
+    ///
+    /// # Errors
+    /// When there is no such namespace, or no such interface in it.
+    pub fn of_namespace(name: &str, netns: &Path, interface: &str, v4: Ipv4Addr) -> Result<Self> {
         let netns = Netns::open(netns)?;
         let mut ip = Command::new("ip");
-        ip.args(["-json", "link", "show", "eth0"]);
+        ip.args(["-json", "link", "show", interface]);
         let output = netns.output(&mut ip)?;
         let links: serde_json::Value = serde_json::from_slice(&output.stdout)
-            .with_context(|| format!("{name} has no interface eth0"))?;
+            .with_context(|| format!("{name} has no interface {interface}"))?;
         let mac = links[0]["address"].as_str().and_then(Mac::parse);
         Ok(Self::new(Inner {
             name: name.to_owned(),
             v4: Some(v4),
             v6: None,
             netns,
-            interface: "eth0".to_owned(),
+            interface: interface.to_owned(),
             node_interface: None,
-            mac: mac.with_context(|| format!("eth0 of {name} has no Ethernet address"))?,
+            mac: mac.with_context(|| format!("{interface} of {name} has no Ethernet address"))?,
             gateway_mac: None,
         }))
     }

@@ -17,6 +17,7 @@ mod net;
 mod node;
 mod process;
 mod programs;
+mod services;
 mod suite;
 mod table;
 
@@ -80,10 +81,20 @@ enum What {
         /// Which of deploy/overlays
         #[arg(long, value_enum, default_value = "with-cni-plugin")]
         overlay: Overlay,
+        /// Take the agent as it was built last
+        #[arg(long)]
+        no_build: bool,
     },
     /// Ask the API server whether it would take all manifests in deploy
     DryRun,
-    /// Install the agent, run upstream's NetworkPolicy specs, upgrade and remove it
+    /// Ask who reaches whom through Services, in a cluster with the agent installed
+    Services {
+        /// Take agent and sender as they were built last
+        #[arg(long)]
+        no_build: bool,
+    },
+    /// Install the agent, try Services, run upstream's NetworkPolicy specs, upgrade
+    /// and remove it
     E2e(E2eArgs),
     /// Remove the cluster; programs, images and logs stay
     Down,
@@ -138,16 +149,33 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         What::Up(settings) => up(workspace, &lab, *settings),
         What::Run { node, command } => execute(&lab, *node, command),
         What::Load { archives } => load(&lab, archives),
-        What::Install { overlay } => {
+        What::Install { overlay, no_build } => {
             lab.require_up()?;
-            setup::ensure(workspace, Need::Build)?;
-            let binary = image::static_agent(workspace)?;
+            let binary = if *no_build {
+                image::static_path(workspace, "policy-agent")
+            } else {
+                setup::ensure(workspace, Need::Build)?;
+                image::static_agent(workspace)?
+            };
             agent::load_image(workspace, &lab, &binary, FIRST)?;
             agent::install(workspace, &lab, *overlay, FIRST)
         }
         What::DryRun => {
             lab.require_up()?;
             agent::dry_run(workspace, &lab)
+        }
+        What::Services { no_build } => {
+            lab.require_up()?;
+            let (agent, asker) = if *no_build {
+                (
+                    image::static_path(workspace, "policy-agent"),
+                    services::path(workspace),
+                )
+            } else {
+                setup::ensure(workspace, Need::Build)?;
+                (image::static_agent(workspace)?, services::build(workspace)?)
+            };
+            services::prove(workspace, &lab, &asker, &agent)
         }
         What::E2e(args) => e2e(workspace, &lab, args),
         What::Down => {
@@ -188,12 +216,14 @@ fn e2e(workspace: &Workspace, lab: &Lab, args: &E2eArgs) -> Result<()> {
         Built {
             agent: image::static_path(workspace, "policy-agent"),
             load: load::path(workspace),
+            asker: services::path(workspace),
         }
     } else {
         setup::ensure(workspace, Need::Build)?;
         Built {
             agent: image::static_agent(workspace)?,
             load: load::build(workspace)?,
+            asker: services::build(workspace)?,
         }
     };
     let was_up = lab.settings().is_some();
@@ -210,6 +240,7 @@ fn e2e(workspace: &Workspace, lab: &Lab, args: &E2eArgs) -> Result<()> {
 struct Built {
     agent: PathBuf,
     load: PathBuf,
+    asker: PathBuf,
 }
 
 fn prove(workspace: &Workspace, lab: &Lab, args: &E2eArgs, built: Built) -> Result<()> {
@@ -223,6 +254,7 @@ fn prove(workspace: &Workspace, lab: &Lab, args: &E2eArgs, built: Built) -> Resu
 
     pods.during("install", Traffic::Allowed, || install(FIRST))?;
     agent::expect_traces(args.settings, &agent::traces(lab, args.settings)?)?;
+    services::prove(workspace, lab, &built.asker, &built.agent)?;
     suite::run(lab, &args.selection)?;
     pods.during("upgrade", Traffic::All, || install(SECOND))?;
     pods.during("agents killed", Traffic::All, || {
