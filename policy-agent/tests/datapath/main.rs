@@ -12,6 +12,7 @@ mod apply;
 mod attach;
 mod bed;
 mod cleanup;
+mod flood;
 mod observe;
 mod pins;
 mod prefilter;
