@@ -4,6 +4,7 @@
 //! - [`abi`]: the layout of every map, and the constants that size them.
 //! - [`packet`]: from bytes to the [`packet::Packet`] that is judged.
 //! - [`conntrack`]: the life of a connection record.
+//! - [`fragment`]: which fragments follow the first of their datagram.
 //! - [`flow_cache`]: the per-CPU cache in front of everything else.
 //! - [`verdict`]: the decision, over small traits.
 //!
@@ -17,6 +18,7 @@
 pub mod abi;
 pub mod conntrack;
 pub mod flow_cache;
+pub mod fragment;
 pub mod packet;
 pub mod verdict;
 

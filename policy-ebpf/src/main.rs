@@ -11,6 +11,8 @@
 //! - `clock`: time; `settings`: what the agent sets while programs run.
 //! - `emit`: counters and events. (`debug_log` has each verdict as text.)
 //! - `pod`: the path of a packet from or to a pod.
+//! - `cache`: flows that passed.
+//! - `follow`: packets that follow another's verdict: fragments, ICMP errors.
 //! - `sender`: the sender's policy, asked where a packet leaves; `wire`: the
 //!   program on the node's other interfaces.
 //! - `prefilter`: the XDP program.
@@ -32,10 +34,12 @@
 
 #[cfg(feature = "bench")]
 mod bench;
+mod cache;
 mod clock;
 #[cfg(feature = "debug-log")]
 mod debug_log;
 mod emit;
+mod follow;
 mod maps;
 mod pod;
 mod prefilter;

@@ -7,6 +7,7 @@ use policy_common::abi::config::{Config, EventTokens};
 use policy_common::abi::conntrack::{CtCount, CtEntry, CtKey};
 use policy_common::abi::endpoint::{Endpoint, IfindexEntry};
 use policy_common::abi::event::VerdictEvent;
+use policy_common::abi::fragment::{FragEntry, FragKey};
 use policy_common::abi::identity::{Cidr4, Cidr6, Id4, Id6};
 use policy_common::abi::maps as abi;
 use policy_common::abi::policy::{Interval, PolicyEntry, PolicyKey, PortSet};
@@ -73,6 +74,10 @@ pub(crate) static CT_OPEN: LruHashMap<CtKey, CtEntry, { abi::CT_OPEN_ENTRIES }> 
 #[btf_map(name = "pa_ct_count")]
 pub(crate) static CT_COUNT: Array<CtCount, { abi::ENDPOINT_ENTRIES }, { abi::F_MMAPABLE }> =
     Array::new();
+
+#[btf_map(name = "pa_fragments")]
+pub(crate) static FRAGMENTS: LruHashMap<FragKey, FragEntry, { abi::FRAGMENT_ENTRIES }> =
+    LruHashMap::new();
 
 #[btf_map(name = "pa_flows")]
 pub(crate) static FLOWS: PerCpuArray<FlowSet, { abi::FLOW_SETS }> = PerCpuArray::new();

@@ -9,10 +9,10 @@ use aya_ebpf::programs::TcContext;
 use policy_common::abi::config::{Config, FLAG_EGRESS, FLAG_ENFORCE_OFF, FLAG_SERVICES};
 use policy_common::abi::endpoint::{Endpoint, FLAG_USED, PolicyWord};
 use policy_common::abi::event::{DropReason, VerdictEvent};
-use policy_common::abi::maps::{FLOW_SETS, IFINDEX_ENTRIES};
+use policy_common::abi::maps::IFINDEX_ENTRIES;
 use policy_common::abi::{Direction, mark, stats};
-use policy_common::flow_cache::FlowKey;
-use policy_common::packet::{Class, Frame, Kind, Packet, parse, parse_into};
+use policy_common::fragment::Place;
+use policy_common::packet::{Class, Frame, Kind, parse, parse_into};
 use policy_common::verdict::gate::Pod;
 use policy_common::verdict::service::key_of;
 use policy_common::verdict::{
@@ -20,9 +20,9 @@ use policy_common::verdict::{
 };
 
 use crate::settings::{head, setting};
-use crate::skb::{self, Skb};
+use crate::skb::{self, FROM_FRAME, Skb};
 use crate::tables::{Connections, Tables};
-use crate::{clock, emit, maps, sender};
+use crate::{cache, clock, emit, follow, maps, sender};
 
 /// Whether the packet passes.
 ///
@@ -46,14 +46,16 @@ pub(crate) fn passes<const EGRESS: bool>(ctx: &TcContext) -> bool {
     // What is read from context and settings is read anew where it is needed
     // once more: keeping it would take stack that the functions below need.
     let word = word_of(slot);
-    let mut cacheable = frame.class == Class::Ip && frame.packet.kind.is_cacheable();
+    // The first fragment of a datagram is one that others follow.
+    let mut cacheable =
+        frame.class == Class::Ip && frame.packet.kind.is_cacheable() && frame.packet.is_whole();
     if !EGRESS && mark_state(&skb) == mark::UNDECIDED {
         // Its sender is asked about every packet.
         cacheable = false;
     }
     if cacheable && word.0 != 0 {
         let how = how(direction, is_local_origin::<EGRESS>(&skb), mark::NONE);
-        if let Some(state) = recalled(memory, how, slot, word.generation())
+        if let Some(state) = cache::recalled(memory, how, slot, word.generation())
             && setting(offset_of!(Config, flags)) & FLAG_ENFORCE_OFF == 0
         {
             if EGRESS {
@@ -76,14 +78,18 @@ pub(crate) fn passes<const EGRESS: bool>(ctx: &TcContext) -> bool {
         pa_sort_to_pod(ctx.skb.skb, memory, slot, word.0)
     };
     if answer & JUDGE != 0 {
-        answer = judged::<EGRESS>(ctx.skb.skb, memory, slot, word);
+        answer = follows::<EGRESS>(ctx.skb.skb, memory, slot);
+        if answer & PASS == 0 {
+            answer = judged::<EGRESS>(ctx.skb.skb, memory, slot, word);
+            note_fragment::<EGRESS>(memory, slot, answer);
+        }
     }
     let state = (answer >> STATE_SHIFT & 3) as u32;
     if answer & REMEMBER != 0 && cacheable {
         // The generation under which it was judged, not the one of now.
         let generation = (answer >> 32) as u32;
         let how = how(direction, is_local_origin::<EGRESS>(&skb), state);
-        pa_remember(memory, slot, generation, how);
+        cache::pa_remember(memory, slot, generation, how);
     }
     if EGRESS {
         set_mark(&skb, state, if answer & NOBODY == 0 { slot } else { 0 });
@@ -130,9 +136,47 @@ fn sender_of(skb: &Skb, memory: *const FrameMemory, slot: u32) -> u32 {
         _ => false,
     };
     if asks && flags & FLAG_ENFORCE_OFF == 0 {
-        sender::pa_sender(skb.raw(), memory, slot)
+        sender::ask(skb.raw(), memory, slot, FROM_FRAME)
     } else {
         sender::NOT_ASKED
+    }
+}
+
+/// What follows another's verdict: [`PASS`] with the state for the mark, or 0.
+#[inline(always)]
+fn follows<const EGRESS: bool>(skb: *mut __sk_buff, memory: *const FrameMemory, slot: u32) -> u64 {
+    // SAFETY: the one caller passes its own `Frame`.
+    let kind = unsafe { (*memory.cast::<Frame>()).packet.kind };
+    if !follow::may_follow(kind) {
+        return 0;
+    }
+    let place = follow::at(place::<EGRESS>(), mark::NONE);
+    let answer = follow::pa_follow(skb, memory, slot, place, FROM_FRAME);
+    if answer & follow::FOLLOWS == 0 {
+        return 0;
+    }
+    emit::count(stats::index(direction::<EGRESS>(), stats::PASSED));
+    PASS | u64::from(follow::state(answer)) << STATE_SHIFT
+}
+
+/// Notes the first fragment of a datagram if it passed.
+#[inline(always)]
+fn note_fragment<const EGRESS: bool>(memory: *const FrameMemory, slot: u32, answer: u64) {
+    // SAFETY: the one caller passes its own `Frame`.
+    let is_first = unsafe { (*memory.cast::<Frame>()).packet.is_first_fragment() };
+    if is_first && answer & PASS != 0 {
+        let at = follow::at(place::<EGRESS>(), (answer >> STATE_SHIFT & 3) as u32);
+        // The generation under which it was judged, not the one of now.
+        follow::pa_note_fragment(memory, slot, (answer >> 32) as u32, at);
+    }
+}
+
+#[inline(always)]
+const fn place<const EGRESS: bool>() -> Place {
+    if EGRESS {
+        Place::Egress
+    } else {
+        Place::Ingress
     }
 }
 
@@ -429,12 +473,8 @@ fn judge<const EGRESS: bool>(
         (true, false) => mark::DECIDED,
         (true, true) => mark::UNDECIDED,
     };
-    let answer = PASS | u64::from(state) << STATE_SHIFT;
-    if verdict.cacheable {
-        answer | REMEMBER | u64::from(word.generation()) << 32
-    } else {
-        answer
-    }
+    let remember = if verdict.cacheable { REMEMBER } else { 0 };
+    PASS | remember | u64::from(state) << STATE_SHIFT | u64::from(word.generation()) << 32
 }
 
 /// Number of the endpoint in a slot, and the packet's interface.
@@ -530,65 +570,6 @@ pub(crate) fn endpoint(slot: u32) -> Option<*const Endpoint> {
     } else {
         Some(endpoint)
     }
-}
-
-#[inline(always)]
-fn flow_key(packet: &Packet, how: u32, slot: u32, generation: u32) -> FlowKey {
-    FlowKey {
-        src: packet.src,
-        dst: packet.dst,
-        tuple: u64::from(packet.src_port)
-            | u64::from(packet.dst_port) << 16
-            | u64::from(packet.protocol) << 32
-            | u64::from(how & 1) << 40
-            | u64::from(packet.family) << 48
-            | u64::from(how >> 1 & 1) << 56,
-        owner: u64::from(slot) | u64::from(generation) << 32,
-    }
-}
-
-/// The state with which a flow passed a moment ago, if it did.
-#[inline(always)]
-fn recalled(memory: *mut Frame, how: u32, slot: u32, generation: u32) -> Option<u32> {
-    // SAFETY: the one caller passes its own frame.
-    let packet = unsafe { &(*memory).packet };
-    let index = flow_key(packet, how, slot, generation).set_index();
-    let set = maps::FLOWS.get_ptr_mut(index & (FLOW_SETS as u32 - 1))?;
-    let now = clock::ticks();
-    let mut way = 0;
-    while way < 2 {
-        // The key is read anew for each comparison, instead of being kept since
-        // the hash: the stack is short.
-        // SAFETY: as above.
-        let packet = unsafe { &(*skb::opaque(memory)).packet };
-        let key = flow_key(packet, how, slot, generation);
-        // SAFETY: this CPU's element. A program on the other hook that interrupts
-        // this one may change the set; the whole key is compared, so the worst is
-        // a miss, or a hit on a flow that did pass.
-        let state = unsafe { (&(*set).ways)[way].recall(&key, now) };
-        if state.is_some() {
-            return state;
-        }
-        way += 1;
-    }
-    None
-}
-
-/// Puts a flow that passed into the cache.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn pa_remember(memory: *const FrameMemory, slot: u32, generation: u32, how: u32) -> u32 {
-    if memory.is_null() {
-        return 0;
-    }
-    // SAFETY: the caller passes its own `Frame`.
-    let packet = unsafe { &(*memory.cast::<Frame>()).packet };
-    let key = flow_key(packet, how, slot, generation);
-    if let Some(set) = maps::FLOWS.get_ptr_mut(key.set_index() & (FLOW_SETS as u32 - 1)) {
-        // SAFETY: as in `recalled`.
-        unsafe { (*set).insert(&key, how >> 2, clock::ticks()) }
-    }
-    1
 }
 
 #[inline(always)]

@@ -8,14 +8,15 @@ use aya_ebpf::programs::TcContext;
 use policy_common::abi::endpoint::{Endpoint, PolicyWord};
 use policy_common::abi::event::DropReason;
 use policy_common::abi::{Direction, mark};
+use policy_common::fragment::Place;
 use policy_common::packet::{Class, Frame, Packet, words4, words6};
 use policy_common::verdict::{Sender, Verdict, judge_sender};
 
-use crate::clock;
 use crate::pod::{self, FrameMemory};
 use crate::settings::head;
 use crate::skb::Skb;
 use crate::tables::{Connections, Tables};
+use crate::{clock, follow};
 
 /// The sender's policy denies the packet; it was reported.
 pub(crate) const DENIED: u32 = 0;
@@ -24,34 +25,76 @@ pub(crate) const ALLOWED: u32 = 1;
 /// No pod of this node sent it whose egress is isolated.
 pub(crate) const NOT_ASKED: u32 = 2;
 
+/// Where the policy of a sender is asked, for what follows another's verdict.
+const LEAVING: u32 = follow::at(Place::Leaving, mark::NONE);
+
+/// Asks the policy of the pod that sent a packet, if there is one. `from` is how
+/// offsets in the frame count.
+#[inline(always)]
+pub(crate) fn ask(
+    skb: *mut __sk_buff,
+    memory: *const FrameMemory,
+    receiver: u32,
+    from: u32,
+) -> u32 {
+    // SAFETY: the callers pass their own `Frame`.
+    let frame = unsafe { &*memory.cast::<Frame>() };
+    if frame.class == Class::Ip && follow::may_follow(frame.packet.kind) {
+        // Not in `pa_sender`: one stack would not hold both.
+        let slot = pa_sender_slot(skb, memory);
+        if follow::pa_follow(skb, memory, slot, LEAVING, from) & follow::FOLLOWS != 0 {
+            return ALLOWED;
+        }
+    }
+    pa_sender(skb, memory, receiver)
+}
+
+/// Slot of the pod of this node that sent a packet; 0: none. A global function, as
+/// `pa_judge`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pa_sender_slot(skb: *mut __sk_buff, memory: *const FrameMemory) -> u32 {
+    if memory.is_null() {
+        return 0;
+    }
+    // SAFETY: the caller passes its own `Frame`.
+    let frame = unsafe { &*memory.cast::<Frame>() };
+    slot_of(frame, &Skb::new(&TcContext::new(skb))).0
+}
+
+/// Slot of the pod that sent a packet, and whether the packet's mark says so.
+#[inline(always)]
+fn slot_of(frame: &Frame, skb: &Skb) -> (u32, bool) {
+    let (flags, shift) = head();
+    let mark = skb.mark();
+    if mark::state(mark, shift) == mark::UNDECIDED {
+        return (mark::slot(mark, shift), true);
+    }
+    if frame.class != Class::Ip || came_by_unisolated(skb.ingress_ifindex()) {
+        return (0, false);
+    }
+    let tables = Tables {
+        config_flags: flags,
+    };
+    (
+        tables.local_slot(frame.packet.family, frame.packet.src),
+        false,
+    )
+}
+
 /// Judges the sender of a packet whose mark is not decided. `receiver` is the
 /// slot of the pod that is to get it; 0: none. A global function, as `pa_judge`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn pa_sender(
-    skb: *mut __sk_buff,
-    memory: *const FrameMemory,
-    receiver: u32,
-) -> u32 {
+extern "C" fn pa_sender(skb: *mut __sk_buff, memory: *const FrameMemory, receiver: u32) -> u32 {
     if memory.is_null() {
         return DENIED;
     }
     // SAFETY: the callers pass their own `Frame`.
     let frame = unsafe { &*memory.cast::<Frame>() };
     let skb = Skb::new(&TcContext::new(skb));
-    let (flags, shift) = head();
-    let mark = skb.mark();
-    let marked = mark::state(mark, shift) == mark::UNDECIDED;
-    let slot = if marked {
-        mark::slot(mark, shift)
-    } else if frame.class == Class::Ip && !came_by_unisolated(skb.ingress_ifindex()) {
-        let tables = Tables {
-            config_flags: flags,
-        };
-        tables.local_slot(frame.packet.family, frame.packet.src)
-    } else {
-        0
-    };
+    let (flags, _) = head();
+    let (slot, marked) = slot_of(frame, &skb);
     let Some(endpoint) = pod::endpoint(slot) else {
         if marked {
             let verdict = Verdict::drop(DropReason::UnknownSender);
@@ -98,6 +141,9 @@ pub(crate) extern "C" fn pa_sender(
             }
             if verdict.log {
                 deny(memory, &verdict, number, ifindex);
+            }
+            if frame.packet.is_first_fragment() {
+                follow::pa_note_fragment(memory, slot, word.generation(), LEAVING);
             }
             return ALLOWED;
         }

@@ -2,7 +2,9 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
-use aya_ebpf::helpers::generated::{bpf_skb_load_bytes_relative, bpf_skb_pull_data};
+use aya_ebpf::helpers::generated::{
+    bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_skb_pull_data,
+};
 use aya_ebpf::programs::TcContext;
 use policy_common::abi::mark;
 use policy_common::packet::PacketBytes;
@@ -102,33 +104,54 @@ pub(crate) fn is_marked_by(mark: u32, shift: u32, slot: u32) -> bool {
     mark::state(mark, shift) != mark::NONE && slot != 0 && mark::slot(mark, shift) == slot
 }
 
-/// A packet from its network header on, whatever the interface puts before it:
-/// tunnels have no Ethernet header. Slower than [`Skb`].
-pub(crate) struct Network {
+/// A packet of which nothing needs to be directly readable. Slower than [`Skb`].
+pub(crate) struct Copied {
     skb: *mut __sk_buff,
+    start: u32,
 }
 
-impl Network {
+/// Offsets count from where the packet's directly readable part begins.
+pub(crate) const FROM_FRAME: u32 = 0;
+/// Offsets count from the network header, whatever the interface puts before it:
+/// tunnels have no Ethernet header.
+pub(crate) const FROM_NETWORK: u32 = 1;
+
+impl Copied {
     #[inline(always)]
-    pub(crate) fn new(skb: *mut __sk_buff) -> Self {
-        Self { skb }
+    pub(crate) fn new(skb: *mut __sk_buff, start: u32) -> Self {
+        Self { skb, start }
     }
 }
 
-impl PacketBytes for Network {
+/// Walks IPv6 extension headers, as [`walk_extensions`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn walk_copied(skb: *mut __sk_buff, from: u32, start_and_next: u32, end: u32) -> u64 {
+    let copied = Copied::new(skb, from);
+    let next = (start_and_next & 0xff) as u8;
+    ip::walk_extensions(&copied, (start_and_next >> 8) as usize, next, end as usize)
+}
+
+impl PacketBytes for Copied {
+    #[inline(always)]
+    fn extensions(&self, start: usize, next: u8, end: usize) -> u64 {
+        let start_and_next = (start as u32) << 8 | u32::from(next);
+        walk_copied(self.skb, self.start, start_and_next, end as u32)
+    }
+
     #[inline(always)]
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         let mut bytes = [0u8; N];
-        // SAFETY: the helper checks offset and length against the packet, and
-        // writes no more than the bytes given.
+        let to = bytes.as_mut_ptr().cast();
+        let (skb, offset) = (self.skb.cast(), offset as u32);
+        // SAFETY: the helpers check offset and length against the packet, and
+        // write no more than the bytes given.
         let failed = unsafe {
-            bpf_skb_load_bytes_relative(
-                self.skb.cast(),
-                offset as u32,
-                bytes.as_mut_ptr().cast(),
-                N as u32,
-                BPF_HDR_START_NET,
-            )
+            if self.start == FROM_NETWORK {
+                bpf_skb_load_bytes_relative(skb, offset, to, N as u32, BPF_HDR_START_NET)
+            } else {
+                bpf_skb_load_bytes(skb, offset, to, N as u32)
+            }
         };
         if failed == 0 { Some(bytes) } else { None }
     }

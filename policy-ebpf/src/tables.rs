@@ -18,7 +18,8 @@ use policy_common::abi::service::{SVC_BACKENDS, Svc, SvcBackend, SvcKey};
 use policy_common::abi::{Direction, config, family, stats};
 use policy_common::packet::{Words, bytes4, bytes16, words4, words6};
 use policy_common::verdict::{
-    Identities, Judgement, Peer, PolicyTables, Records, Services, Table, judge,
+    Facts, Identities, Judgement, Outcome, Peer, PolicyTables, Records, Services, Table, conclude,
+    find_live, judge,
 };
 
 use crate::emit;
@@ -471,4 +472,107 @@ impl Records for Connections {
     fn count(&self, counter: u32) {
         emit::count(stats::index(self.direction, counter));
     }
+
+    #[inline(always)]
+    fn look_up(
+        &self,
+        slot: u32,
+        key: &CtKey,
+        isolated: bool,
+        now_ns: u64,
+    ) -> (Option<Table>, CtEntry) {
+        let mut entry = CtEntry {
+            tag: 0,
+            flags: 0,
+            generation: 0,
+            slot: 0,
+            last_seen_ns: 0,
+        };
+        let how = u32::from(isolated) << 31 | slot;
+        let found = pa_ct_look_up(key, how, now_ns, &raw mut entry);
+        (table_of(found), entry)
+    }
+
+    #[inline(always)]
+    fn conclude(
+        &self,
+        facts: Facts,
+        key: &CtKey,
+        record: &CtEntry,
+        current: u32,
+        now_ns: u64,
+    ) -> Outcome {
+        let facts = u64::from(facts.0) << 32 | u64::from(current);
+        Outcome(pa_ct_conclude(key, record, facts, now_ns))
+    }
+}
+
+/// A table in a word; 0: none.
+#[inline(always)]
+const fn number_of(table: Option<Table>) -> u32 {
+    match table {
+        None => 0,
+        Some(Table::Main) => 1,
+        Some(Table::Pending) => 2,
+        Some(Table::Open) => 3,
+    }
+}
+
+/// The table that [`number_of`] put into the low bits of a word.
+#[inline(always)]
+const fn table_of(word: u32) -> Option<Table> {
+    match word & 3 {
+        0 => None,
+        1 => Some(Table::Main),
+        2 => Some(Table::Pending),
+        _ => Some(Table::Open),
+    }
+}
+
+/// Looks for the record of a key: [`number_of`] its table. A global function, as
+/// [`pa_judge`]: three tables, one after the other, are many ways to get here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pa_ct_look_up(
+    key: *const CtKey,
+    slot_and_isolated: u32,
+    now_ns: u64,
+    entry: *mut CtEntry,
+) -> u32 {
+    if key.is_null() || entry.is_null() {
+        return 0;
+    }
+    let records = Connections {
+        direction: Direction::Ingress,
+    };
+    // SAFETY: the caller passes its own key and entry. The key is copied, because
+    // older kernels (6.1 among them) take none for a map that is behind an argument.
+    let (key, entry) = unsafe { (key.read(), &mut *entry) };
+    let slot = slot_and_isolated & !(1 << 31);
+    let isolated = slot_and_isolated >> 31 != 0;
+    let (found, live) = find_live(&records, slot, &key, isolated, now_ns);
+    *entry = live;
+    number_of(found)
+}
+
+/// The last step of a decision. A global function, likewise.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pa_ct_conclude(
+    key: *const CtKey,
+    record: *const CtEntry,
+    facts_and_generation: u64,
+    now_ns: u64,
+) -> u32 {
+    if key.is_null() || record.is_null() {
+        return 0;
+    }
+    let facts = Facts((facts_and_generation >> 32) as u32);
+    let current = (facts_and_generation & 0xffff_ffff) as u32;
+    let records = Connections {
+        direction: facts.direction(),
+    };
+    // SAFETY: the caller passes its own key and record. Copied as above.
+    let (key, record) = unsafe { (key.read(), record.read()) };
+    conclude(&records, facts, &key, &record, current, now_ns).0
 }

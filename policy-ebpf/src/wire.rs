@@ -16,7 +16,7 @@ use policy_common::packet::{Frame, parse_network_into};
 use crate::pod::FrameMemory;
 use crate::sender;
 use crate::settings::head;
-use crate::skb::{self, Network, Skb};
+use crate::skb::{self, Copied, FROM_NETWORK, Skb};
 
 /// Whether the packet passes.
 #[inline(always)]
@@ -35,7 +35,7 @@ pub(crate) fn passes(ctx: &TcContext) -> bool {
     let mut memory = Frame::EMPTY;
     let memory: *mut FrameMemory = skb::opaque(addr_of_mut!(memory)).cast();
     pa_parse_network(ctx.skb.skb, memory);
-    let answer = sender::pa_sender(ctx.skb.skb, memory, 0);
+    let answer = sender::ask(ctx.skb.skb, memory, 0, FROM_NETWORK);
     if answer == sender::DENIED {
         return false;
     }
@@ -58,7 +58,7 @@ extern "C" fn pa_parse_network(skb: *mut __sk_buff, memory: *mut FrameMemory) ->
     }
     let mut frame = Frame::EMPTY;
     let ether_type = Skb::new(&TcContext::new(skb)).ether_type();
-    parse_network_into(&Network::new(skb), ether_type, &mut frame);
+    parse_network_into(&Copied::new(skb, FROM_NETWORK), ether_type, &mut frame);
     // SAFETY: the caller passes its own `Frame`.
     unsafe { memory.cast::<Frame>().write(frame) }
     1

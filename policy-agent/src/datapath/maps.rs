@@ -9,6 +9,7 @@ use policy_common::abi::{
     config::{Config, EventTokens},
     conntrack::{CtCount, CtEntry, CtKey},
     endpoint::{Endpoint, IfindexEntry},
+    fragment::{FragEntry, FragKey},
     identity::{Cidr4, Cidr6, Id4, Id6},
     maps::{self as abi, MapSpec, PrefixKey},
     policy::{Interval, PolicyEntry, PolicyKey, PortSet},
@@ -52,6 +53,8 @@ pub struct Maps {
     pub ct_pending: TypedMap<CtKey, CtEntry>,
     /// Connections of pods that nothing isolates.
     pub ct_open: TypedMap<CtKey, CtEntry>,
+    /// First fragments that passed.
+    pub fragments: TypedMap<FragKey, FragEntry>,
     /// Sources that the prefilter drops, IPv4.
     pub deny4: TypedMap<PrefixKey<4>, u32>,
     /// Sources that the prefilter drops, IPv6.
@@ -99,6 +102,7 @@ impl Maps {
             ct: typed(&mut fds, abi::CT),
             ct_pending: typed(&mut fds, abi::CT_PENDING),
             ct_open: typed(&mut fds, abi::CT_OPEN),
+            fragments: typed(&mut fds, abi::FRAGMENTS),
             deny4: typed(&mut fds, abi::DENY4),
             deny6: typed(&mut fds, abi::DENY6),
             flows: typed(&mut fds, abi::FLOWS),

@@ -77,7 +77,8 @@ drop_reasons! {
     Truncated = 4, "truncated";
     /// A header that contradicts itself or its RFC.
     Malformed = 5, "malformed";
-    /// A fragment: ports unknown, so it cannot be judged.
+    /// A fragment that follows no first one which passed, or a first one that holds
+    /// less than what is judged.
     Fragment = 6, "fragment";
     /// More IPv6 extension headers, or larger ones, than the parser walks.
     ExtensionHeaders = 7, "extension-headers";

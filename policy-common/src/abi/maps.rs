@@ -34,6 +34,8 @@ pub const CT_PENDING: &str = "pa_ct_pending";
 pub const CT_OPEN: &str = "pa_ct_open";
 /// Records made and removed for each endpoint: the budget's books.
 pub const CT_COUNT: &str = "pa_ct_count";
+/// First fragments that passed.
+pub const FRAGMENTS: &str = "pa_fragments";
 /// Per-CPU cache of flows that passed.
 pub const FLOWS: &str = "pa_flows";
 /// Packet counters by direction and reason.
@@ -77,6 +79,9 @@ pub const CT_ENTRIES: usize = 65_536;
 pub const CT_PENDING_ENTRIES: usize = 16_384;
 /// Records of endpoints that nothing isolates; the oldest is evicted.
 pub const CT_OPEN_ENTRIES: usize = 16_384;
+/// First fragments that passed; the oldest is evicted. What a flood of them takes
+/// from others is datagrams in fragments, and those in flight only.
+pub const FRAGMENT_ENTRIES: usize = 16_384;
 /// Sets of the flow cache, each CPU; a power of two.
 pub const FLOW_SETS: usize = 2_048;
 /// Counters, see [`super::stats`].
@@ -154,11 +159,11 @@ pub struct PrefixKey<const N: usize> {
     pub addr: [u8; N],
 }
 
-use super::{config, conntrack, endpoint, identity, policy, service};
+use super::{config, conntrack, endpoint, fragment, identity, policy, service};
 use crate::flow_cache;
 
 /// Every map, in the order in which `policy-agent maps` lists them.
-pub const ALL: [MapSpec; 22] = [
+pub const ALL: [MapSpec; 23] = [
     spec::<u32, endpoint::IfindexEntry>(
         IFINDEX,
         ARRAY,
@@ -257,6 +262,13 @@ pub const ALL: [MapSpec; 22] = [
         ENDPOINT_ENTRIES,
         F_MMAPABLE,
         "connections made and removed, by endpoint",
+    ),
+    spec::<fragment::FragKey, fragment::FragEntry>(
+        FRAGMENTS,
+        LRU_HASH,
+        FRAGMENT_ENTRIES,
+        0,
+        "first fragments that passed lately",
     ),
     spec::<u32, flow_cache::FlowSet>(
         FLOWS,

@@ -5,7 +5,7 @@
 //! uses for segments beyond 64 KiB (BIG TCP).
 
 use super::bytes::{MAX_OFFSET, PacketBytes};
-use super::{Kind, Packet, transport, words4, words6};
+use super::{Kind, Packet, fragment, transport, words4, words6};
 use crate::abi::event::DropReason;
 use crate::abi::family;
 
@@ -46,9 +46,14 @@ pub fn parse4<B: PacketBytes>(
     packet.dst = words4([header[16], header[17], header[18], header[19]]);
     packet.transport_offset = short(transport);
     // More fragments, or an offset: RFC 791 section 3.1.
-    if u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0 {
-        packet.kind = Kind::Fragment;
-        return Ok(());
+    let part = u16::from_be_bytes([header[6], header[7]]) & 0x3fff;
+    if part != 0 {
+        packet.fragment_id = u16::from_be_bytes([header[4], header[5]]).into();
+        fragment::note(packet, part & 0x1fff, transport, transport, end)?;
+        if !packet.is_first_fragment() {
+            packet.kind = Kind::Fragment;
+            return Ok(());
+        }
     }
     transport::parse(bytes, transport, end, header[8], packet)
 }
@@ -91,15 +96,24 @@ pub fn parse6<B: PacketBytes>(
         }
         packet.protocol = walked::protocol(walked);
         transport = walked::offset(walked);
-        if walked::is_fragment(walked) {
-            packet.kind = Kind::Fragment;
+        packet.transport_offset = short(transport);
+        let part = walked::fragment(walked);
+        if part != 0 {
+            let part_header = load_within::<8, B>(bytes, part, end)?;
+            let [_, _, high, low, a, b, c, d] = part_header;
+            packet.fragment_id = u32::from_be_bytes([a, b, c, d]);
+            let units = u16::from_be_bytes([high, low]) >> 3;
+            fragment::note(packet, units, part + 8, transport, end)?;
+            if !packet.is_first_fragment() {
+                packet.kind = Kind::Fragment;
+                return Ok(());
+            }
         }
     }
     packet.transport_offset = short(transport);
-    if packet.kind == Kind::Fragment {
-        return Ok(());
-    }
-    transport::parse(bytes, transport, end, header[7], packet)
+    // Neighbour discovery in fragments is none: RFC 6980 section 5.
+    let hop_limit = if packet.is_whole() { header[7] } else { 0 };
+    transport::parse(bytes, transport, end, hop_limit, packet)
 }
 
 /// Walks extension headers from `start`, the first of which is `next`, to the
@@ -116,6 +130,7 @@ pub fn walk_extensions<B: PacketBytes>(bytes: &B, start: usize, next: u8, end: u
     let mut walk = Walk {
         offset: start,
         next,
+        part: 0,
         answer: 0,
     };
     let goes_on = walk.step(bytes, end)
@@ -137,6 +152,8 @@ struct Walk {
     offset: usize,
     /// What it is.
     next: u8,
+    /// Where the fragment header of a first fragment is, bytes; 0: none so far.
+    part: usize,
     /// The answer, if the walk ended on something else than an upper layer.
     answer: u64,
 }
@@ -156,10 +173,20 @@ impl Walk {
         };
         let length = match self.next {
             next_header::FRAGMENT => {
-                // Offset or "more": RFC 8200 section 4.5. An atomic fragment
+                // Offset and "more": RFC 8200 section 4.5. An atomic fragment
                 // (RFC 6946) is a whole packet.
-                if u16::from_be_bytes([head[2], head[3]]) & 0xfff9 != 0 {
-                    return self.end(walked::fragment(head[0], self.offset + 8));
+                let part = u16::from_be_bytes([head[2], head[3]]) & 0xfff9;
+                if self.part != 0 {
+                    // A fragment of a fragment.
+                    return self.end(walked::error(DropReason::Fragment));
+                }
+                if part > 1 {
+                    // What follows is from the middle of a datagram.
+                    let at = self.offset;
+                    return self.end(walked::end(head[0], at + 8, at));
+                }
+                if part == 1 {
+                    self.part = self.offset;
                 }
                 8
             }
@@ -186,43 +213,38 @@ impl Walk {
         if self.offset > MAX_TRANSPORT {
             return walked::error(DropReason::ExtensionHeaders);
         }
-        walked::whole(self.next, self.offset)
+        walked::end(self.next, self.offset, self.part)
     }
 }
 
-/// What [`walk_extensions`] answers: protocol in bits 0 to 7, fragment in bit 8,
-/// [`DropReason`] (0: none) in bits 16 to 23, offset of the upper layer from bit 32.
+/// What [`walk_extensions`] answers: protocol in bits 0 to 7, [`DropReason`] (0:
+/// none) in bits 16 to 23, offset of the upper layer from bit 32, offset of the
+/// fragment header (0: none that counts) from bit 48.
 pub mod walked {
     use super::MAX_OFFSET;
     use crate::abi::event::DropReason;
 
-    const FRAGMENT: u64 = 1 << 8;
-
-    pub(super) const fn whole(protocol: u8, offset: usize) -> u64 {
-        protocol as u64 | (offset as u64) << 32
-    }
-
-    pub(super) const fn fragment(protocol: u8, offset: usize) -> u64 {
-        whole(protocol, offset) | FRAGMENT
+    pub(super) const fn end(protocol: u8, offset: usize, part: usize) -> u64 {
+        protocol as u64 | (offset as u64) << 32 | (part as u64) << 48
     }
 
     pub(super) const fn error(reason: DropReason) -> u64 {
         (reason as u64) << 16
     }
 
-    pub(super) const fn reason(walked: u64) -> Option<DropReason> {
+    pub(in crate::packet) const fn reason(walked: u64) -> Option<DropReason> {
         DropReason::from_number((walked >> 16 & 0xff) as u8)
     }
 
-    pub(super) const fn is_fragment(walked: u64) -> bool {
-        walked & FRAGMENT != 0
+    pub(in crate::packet) const fn fragment(walked: u64) -> usize {
+        (walked >> 48) as usize & MAX_OFFSET
     }
 
-    pub(super) const fn protocol(walked: u64) -> u8 {
+    pub(in crate::packet) const fn protocol(walked: u64) -> u8 {
         (walked & 0xff) as u8
     }
 
-    pub(super) const fn offset(walked: u64) -> usize {
+    pub(in crate::packet) const fn offset(walked: u64) -> usize {
         (walked >> 32) as usize & MAX_OFFSET
     }
 }
@@ -254,7 +276,7 @@ fn end_of<B: PacketBytes>(bytes: &B, offset: usize, total_len: usize) -> Result<
 }
 
 #[inline(always)]
-fn is_extension(next: u8) -> bool {
+pub(super) fn is_extension(next: u8) -> bool {
     matches!(
         next,
         next_header::HOP_BY_HOP

@@ -8,11 +8,15 @@
 //! - [`bytes`]: where bytes come from.
 //! - [`link`]: Ethernet, VLAN tags, ARP.
 //! - [`ip`]: IPv4 with options, IPv6 with extension headers.
+//! - [`fragment`]: which part of a datagram it is.
 //! - [`transport`]: ports, TCP flags, SCTP chunks, ICMP types.
+//! - [`quote`]: the packet that an ICMP error quotes.
 
 pub mod bytes;
+pub mod fragment;
 pub mod ip;
 pub mod link;
+pub mod quote;
 pub mod transport;
 
 pub use bytes::PacketBytes;
@@ -63,7 +67,7 @@ pub fn bytes4(words: Words) -> [u8; 4] {
 #[repr(u8)]
 pub enum Kind {
     /// TCP with SYN and without ACK: opens a connection.
-    TcpSyn,
+    TcpSyn = 0,
     /// TCP with SYN and ACK.
     TcpSynAck,
     /// TCP with FIN and without RST.
@@ -98,11 +102,38 @@ pub enum Kind {
     OtherIcmp,
     /// UDP, and every protocol that has no state of its own: the first opens.
     Datagram,
-    /// Any fragment. Ports are not known.
+    /// A fragment that does not begin its datagram: ports are not known.
     Fragment,
 }
 
 impl Kind {
+    /// The kind with this number; of numbers that are none, the one that opens and
+    /// closes nothing.
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            0 => Self::TcpSyn,
+            1 => Self::TcpSynAck,
+            2 => Self::TcpFin,
+            3 => Self::TcpReset,
+            4 => Self::TcpData,
+            5 => Self::SctpInit,
+            6 => Self::SctpEnd,
+            7 => Self::SctpData,
+            8 => Self::EchoRequest,
+            9 => Self::EchoReply,
+            10 => Self::IcmpError,
+            11 => Self::NeighbourSolicitation,
+            12 => Self::NeighbourAdvertisement,
+            13 => Self::RouterSolicitation,
+            14 => Self::RouterAdvertisement,
+            15 => Self::MulticastListener,
+            16 => Self::OtherIcmp,
+            17 => Self::Datagram,
+            _ => Self::Fragment,
+        }
+    }
+
     /// Opens something, and is therefore never a reply.
     #[inline(always)]
     pub const fn only_opens(self) -> bool {
@@ -151,8 +182,10 @@ pub struct Packet {
     pub detail: u8,
     /// Offset of the upper-layer header from the start of the frame, bytes.
     pub transport_offset: u16,
-    /// Zero.
-    pub pad: [u8; 6],
+    /// Which part of a datagram it is, see [`fragment`]; 0: all of it.
+    pub fragment: u16,
+    /// Identification of the datagram that it is a fragment of, host order.
+    pub fragment_id: u32,
 }
 
 /// What a frame is.
@@ -258,13 +291,26 @@ impl Packet {
         kind: Kind::Datagram,
         detail: 0,
         transport_offset: 0,
-        pad: [0; 6],
+        fragment: fragment::WHOLE,
+        fragment_id: 0,
     };
 
     /// Whether the packet is IPv4.
     #[inline(always)]
     pub const fn is_v4(&self) -> bool {
         self.family == family::V4
+    }
+
+    /// Whether it is all of a datagram.
+    #[inline(always)]
+    pub const fn is_whole(&self) -> bool {
+        self.fragment == fragment::WHOLE
+    }
+
+    /// Whether it is the fragment with which a datagram begins.
+    #[inline(always)]
+    pub const fn is_first_fragment(&self) -> bool {
+        fragment::is_first(self.fragment)
     }
 }
 

@@ -3,10 +3,14 @@
 //! - [`build`]: frames, written from the RFCs.
 //! - [`lengths`]: length fields, padding, cuts, noise.
 //! - [`extensions`]: IPv6 extension headers.
+//! - `parts`: fragments.
+//! - [`quotes`]: what ICMP errors quote.
 
 pub(crate) mod build;
 mod extensions;
 mod lengths;
+mod parts;
+mod quotes;
 
 use std::vec;
 use std::vec::Vec;
@@ -246,19 +250,26 @@ fn options_shift_the_ports() {
 }
 
 #[test]
-fn any_part_of_a_datagram_is_a_fragment_without_ports() {
-    // More fragments, an offset, both; with "do not fragment" and the reserved bit.
-    for fragment in [0x2000, 0x0001, 0x1fff, 0x2001, 0x6000, 0xa000, 0xc001] {
-        for upper in [tcp(7, 9, SYN), udp(7, 9, 0), icmp(8, 7), other(50, 8)] {
-            let packet = packet(&V4 { fragment, ..v4() }.frame(&upper));
-            assert_eq!(seen(&packet), (Kind::Fragment, 0, 0, 0), "{fragment:#x}");
-            assert_eq!(packet.protocol, upper.protocol);
-            assert_eq!(bytes4(packet.src), SRC4);
-        }
+fn kinds_have_numbers_that_read_back() {
+    for (upper, (kind, ..)) in uppers().into_iter().chain(icmps()) {
+        assert_eq!(Kind::from_number(kind as u8), kind, "{upper:?}");
     }
+    for number in 0..=u8::MAX {
+        let kind = Kind::from_number(number);
+        assert!(kind as u8 == number || kind == Kind::Fragment);
+    }
+    assert_eq!(Kind::from_number(Kind::Fragment as u8), Kind::Fragment);
+}
+
+#[test]
+fn do_not_fragment_and_the_reserved_bit_make_no_fragment() {
     for fragment in [0, 0x4000, 0x8000, 0xc000] {
         let packet = packet(&V4 { fragment, ..v4() }.frame(&tcp(7, 9, SYN)));
         assert_eq!(packet.kind, Kind::TcpSyn, "{fragment:#x} is a whole packet");
+    }
+    for fragment in [0x0001, 0x1fff, 0x2001, 0xc001] {
+        let packet = packet(&V4 { fragment, ..v4() }.frame(&tcp(7, 9, SYN)));
+        assert_eq!(packet.kind, Kind::Fragment, "{fragment:#x}");
     }
 }
 

@@ -29,7 +29,22 @@ const ND_HOP_LIMIT: u8 = 255;
 /// Nor is multicast listener discovery: RFC 2710 section 3.
 const MLD_HOP_LIMIT: u8 = 1;
 
-/// Fills in kind, ports and detail of a whole packet.
+/// Bytes of an upper-layer header that are judged, and that the first fragment of
+/// a datagram must hold.
+#[inline(always)]
+pub(super) const fn least(protocol: u8, family: u8) -> usize {
+    match protocol {
+        protocol::TCP => tcp::FLAGS + 1,
+        protocol::UDP => 8,
+        protocol::SCTP => sctp::CHUNK + 1,
+        protocol::ICMP if family == family::V4 => 8,
+        protocol::ICMPV6 if family == family::V6 => 8,
+        _ => 0,
+    }
+}
+
+/// Fills in kind, ports and detail of a packet that begins with its upper-layer
+/// header.
 #[inline(always)]
 pub(super) fn parse<B: PacketBytes>(
     bytes: &B,
@@ -83,7 +98,7 @@ pub(super) fn parse<B: PacketBytes>(
 }
 
 #[inline(always)]
-fn set_ports(packet: &mut Packet, head: [u8; 4]) {
+pub(super) fn set_ports(packet: &mut Packet, head: [u8; 4]) {
     packet.src_port = u16::from_be_bytes([head[0], head[1]]);
     packet.dst_port = u16::from_be_bytes([head[2], head[3]]);
 }

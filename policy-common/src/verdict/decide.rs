@@ -13,11 +13,12 @@
 //! It passes undecided where policy could allow it, and its real destination is
 //! judged by [`mod@super::sender`]; so are the packets of a connection that was
 //! opened so, whatever has become of the Service meanwhile.
+//!
+//! Fragments without ports are answered for by [`mod@crate::fragment`], ICMP errors
+//! by [`mod@super::related`]; here come those that are not answered for there.
 
 use crate::abi::Direction;
-use crate::abi::conntrack::{
-    CT_CONFIRMED, CT_FROM_NODE, CT_OPENED_BY_POD, CT_REPLIED, CT_UNDECIDED, CtEntry, CtKey,
-};
+use crate::abi::conntrack::{CT_CONFIRMED, CT_FROM_NODE, CT_OPENED_BY_POD, CtEntry, CtKey};
 use crate::abi::endpoint::PolicyWord;
 use crate::abi::event::DropReason;
 use crate::abi::identity::{self, Identity};
@@ -27,6 +28,7 @@ use crate::conntrack;
 use crate::packet::{Kind, Packet, Words, bytes16};
 
 use super::judge::{Judgement, PolicyTables};
+use super::outcome::{Facts, Outcome, conclude};
 use super::service::Service;
 
 /// Who an address is.
@@ -82,7 +84,7 @@ pub enum Table {
 }
 
 /// Connection records, wherever they are.
-pub trait Records {
+pub trait Records: Sized {
     /// A way to reach a record that was found.
     type Record: Copy;
 
@@ -112,6 +114,33 @@ pub trait Records {
 
     /// Adds one to a counter of [`stats`].
     fn count(&self, counter: u32);
+
+    /// The live record of a key, and which table it is in; `None`, and all zero, if
+    /// there is none. See [`find_live`], which an implementation calls wherever it
+    /// suits it best.
+    #[inline(always)]
+    fn look_up(
+        &self,
+        slot: u32,
+        key: &CtKey,
+        isolated: bool,
+        now_ns: u64,
+    ) -> (Option<Table>, CtEntry) {
+        find_live(self, slot, key, isolated, now_ns)
+    }
+
+    /// The last step of a decision; see [`conclude`], likewise.
+    #[inline(always)]
+    fn conclude(
+        &self,
+        facts: Facts,
+        key: &CtKey,
+        record: &CtEntry,
+        current: u32,
+        now_ns: u64,
+    ) -> Outcome {
+        conclude(self, facts, key, record, current, now_ns)
+    }
 }
 
 /// Where and when a packet was seen.
@@ -192,9 +221,6 @@ impl Verdict {
 /// packet. Words start at 1.
 const NEVER_JUDGED: u32 = 0;
 
-/// Flags that no record has: leave it as it is.
-const UNCHANGED: u32 = u32::MAX;
-
 /// Decides on an IP packet that the [`mod@super::gate`] hands over.
 #[inline(always)]
 pub fn decide<T: PolicyTables + Identities, R: Records>(
@@ -252,11 +278,9 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
         family: packet.family,
         pad: [0; 2],
     };
-    let tag = conntrack::tag(&key);
     let isolated = word.policy(Direction::Ingress) != PolicyWord::NOT_ISOLATED
         || word.policy(Direction::Egress) != PolicyWord::NOT_ISOLATED;
-    let (record, table, mut entry) =
-        find_live(records, scene.slot, &key, tag, isolated, scene.now_ns);
+    let (record, entry) = records.look_up(scene.slot, &key, isolated, scene.now_ns);
     let current = if scene.off {
         NEVER_JUDGED
     } else {
@@ -264,10 +288,6 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
     };
 
     let followed = packet.kind.is_midstream_tcp() && record.is_some();
-    if record.is_none() {
-        entry.tag = tag;
-        entry.slot = scene.slot;
-    }
     let opener = if entry.flags & CT_OPENED_BY_POD != 0 {
         Direction::Egress
     } else {
@@ -314,124 +334,49 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
         )
     };
 
-    // Whether somebody may translate it yet.
-    let open_end = direction == Direction::Egress
-        && own_policy != PolicyWord::NOT_ISOLATED
-        && (scene.service.is_found() || peer.node || entry.flags & CT_UNDECIDED != 0);
-    let mut undecided = open_end;
+    let opener_ok = if record.is_none() {
+        false
+    } else if asked == opener {
+        first.allows()
+    } else if agreed {
+        true
+    } else {
+        ask(
+            tables,
+            scene,
+            opener,
+            peer.identity,
+            packet,
+            local_port,
+            peer_port,
+        )
+        .allows()
+    };
+    let isolated_egress = direction == Direction::Egress && own_policy != PolicyWord::NOT_ISOLATED;
+    let facts = Facts::of(packet.kind, record)
+        .with(Facts::EGRESS, direction == Direction::Egress)
+        .with(Facts::EXEMPT, exempt)
+        .with(Facts::ALLOWED, first.allows())
+        .with(Facts::OPENER_ALLOWED, opener_ok)
+        .with(Facts::ASKED_OPENER, asked == opener)
+        .with(Facts::ISOLATED_EGRESS, isolated_egress)
+        .with(Facts::SERVICE, scene.service.is_found())
+        .with(Facts::NODE, peer.node)
+        .with(Facts::ISOLATED, isolated);
+    let outcome = records.conclude(facts, &key, &entry, current, scene.now_ns);
 
-    let mut pass = first.allows();
-    let mut rule = first.rule;
-    let mut log = first.log;
-    let mut confirmed_or_stateless = packet.kind != Kind::Datagram;
-    // What the record is to become. One place writes it: two would keep two
-    // copies on a short stack.
-    let mut flags = UNCHANGED;
-    if record.is_some() {
-        let other_opened = opener != direction;
-        let opener_ok = if asked == opener {
-            pass
-        } else if agreed {
-            true
-        } else {
-            ask(
-                tables,
-                scene,
-                opener,
-                peer.identity,
-                packet,
-                local_port,
-                peer_port,
-            )
-            .allows()
-        };
-        if !pass && asked != opener && opener_ok && !packet.kind.only_opens() {
-            // A reply. The record decided, not the rule that would have denied.
-            pass = true;
-            rule = 0;
-            log = false;
-        }
-        if other_opened && opener_ok && !packet.kind.only_opens() {
-            // It goes back where the connection came from.
-            undecided = false;
-        }
-        if !opener_ok {
-            let stays = peer.node && !scene.service.is_found();
-            if open_end && !stays && !other_opened && entry.flags & CT_UNDECIDED != 0 {
-                // Its backend may be none of the Service's any more, and still be
-                // allowed: that is seen where the packet leaves. (What is for the
-                // node itself leaves nowhere.)
-                pass = true;
-                rule = 0;
-                log = false;
-            }
-            records.count(stats::CT_REVOKED);
-            confirmed_or_stateless = false;
-        } else if other_opened && packet.kind.only_opens() {
-            // A new connection the other way on the same ports. It takes the
-            // record over when the old one has ended; else the old one stays.
-            if pass && conntrack::is_over(entry.flags) {
-                flags = fresh_flags(scene, exempt, undecided);
-            }
-            confirmed_or_stateless = false;
-        } else if pass {
-            let fresh_start = packet.kind.only_opens() && conntrack::is_over(entry.flags);
-            let mut next = if fresh_start {
-                entry.flags & CT_OPENED_BY_POD
-            } else {
-                conntrack::next_flags(entry.flags, packet.kind, !other_opened)
-            };
-            if !other_opened && exempt {
-                next |= CT_FROM_NODE;
-            } else if !other_opened && packet.kind.only_opens() {
-                // Another connection on the same ports, forwarded this time.
-                next &= !CT_FROM_NODE;
-            }
-            if !other_opened && undecided {
-                next |= CT_UNDECIDED;
-            }
-            let stale = scene.now_ns.saturating_sub(entry.last_seen_ns) >= conntrack::REFRESH_NS;
-            if entry.generation != current {
-                records.count(stats::CT_REVALIDATED);
-            }
-            if next != entry.flags || stale || entry.generation != current {
-                flags = next;
-            }
-            confirmed_or_stateless =
-                next & CT_CONFIRMED != 0 || (!other_opened && next & CT_REPLIED == 0);
-        }
-    } else if pass && packet.kind.opens() {
-        flags = fresh_flags(scene, exempt, undecided);
-        confirmed_or_stateless = false;
-    }
-    if flags != UNCHANGED {
-        entry.flags = flags;
-        entry.generation = current;
-        entry.last_seen_ns = scene.now_ns;
-        if let Some(record) = record {
-            records.write(record, &entry);
-            if flags & CT_CONFIRMED != 0 && table != Table::Main && isolated {
-                promote(records, table, &key, &entry);
-            }
-        } else {
-            let table = if isolated {
-                Table::Pending
-            } else {
-                Table::Open
-            };
-            if !records.insert(table, &key, &entry) {
-                records.count(stats::CT_FULL);
-            }
-        }
-    }
-
+    let asked_rule = !outcome.by_record();
     Verdict {
-        denied: if pass { None } else { first.denied },
-        rule,
+        denied: if outcome.passes() {
+            None
+        } else {
+            reason_of(packet.kind, first.denied)
+        },
+        rule: if asked_rule { first.rule } else { 0 },
         identity: peer.identity,
-        log,
-        cacheable: pass && confirmed_or_stateless && packet.kind.is_cacheable() && !scene.off,
-        undecided: pass && undecided,
+        log: asked_rule && first.log,
+        cacheable: outcome.is_cacheable() && !scene.off,
+        undecided: outcome.is_undecided(),
         ask_service: false,
     }
 }
@@ -472,15 +417,13 @@ pub(super) fn port_of(kind: Kind, port: u16) -> u16 {
     }
 }
 
-/// Flags of a record that this packet opens.
+/// Why a packet is dropped that a policy denies.
 #[inline(always)]
-fn fresh_flags(scene: &Scene, exempt: bool, undecided: bool) -> u32 {
-    let opener = match scene.direction {
-        Direction::Egress => CT_OPENED_BY_POD,
-        Direction::Ingress => 0,
-    };
-    let undecided = if undecided { CT_UNDECIDED } else { 0 };
-    opener | undecided | if exempt { CT_FROM_NODE } else { 0 }
+pub(super) const fn reason_of(kind: Kind, denied: Option<DropReason>) -> Option<DropReason> {
+    match (kind, denied) {
+        (Kind::IcmpError, Some(DropReason::Policy)) => Some(DropReason::IcmpError),
+        _ => denied,
+    }
 }
 
 /// Moves a record to where nothing is evicted, if its endpoint has the budget.
@@ -498,18 +441,19 @@ fn promote<R: Records>(records: &R, from: Table, key: &CtKey, entry: &CtEntry) {
     }
 }
 
-/// The live record of a key, where it is, and what is in it; all zero if there is
-/// none. (Three values, not an `Option` of them: the verifier does not let a
-/// program move bytes that were never written, as a `None` is.)
+/// The live record of a key and which table it is in. If there is none, one that
+/// is not filled in yet, with tag and slot. (Two values, not an `Option` of both:
+/// the verifier does not let a program move bytes that were never written, as a
+/// `None` is.)
 #[inline(always)]
-pub(super) fn find_live<R: Records>(
+pub fn find_live<R: Records>(
     records: &R,
     slot: u32,
     key: &CtKey,
-    tag: u32,
     isolated: bool,
     now_ns: u64,
-) -> (Option<R::Record>, Table, CtEntry) {
+) -> (Option<Table>, CtEntry) {
+    let tag = conntrack::tag(key);
     let order = if isolated {
         [Table::Main, Table::Pending, Table::Open]
     } else {
@@ -524,22 +468,51 @@ pub(super) fn find_live<R: Records>(
         if let Some(record) = records.find(order[i], key) {
             let entry = records.read(record);
             if conntrack::is_live(&entry, tag, key.protocol, now_ns) {
-                return (Some(record), order[i], entry);
+                return (Some(order[i]), entry);
             }
         }
         i += 1;
     }
     (
         None,
-        Table::Main,
         CtEntry {
-            tag: 0,
+            tag,
             flags: 0,
             generation: NEVER_JUDGED,
-            slot: 0,
+            slot,
             last_seen_ns: 0,
         },
     )
+}
+
+/// Writes a record that was found in a table, or makes one where none was, and
+/// moves it to where nothing is evicted once it is confirmed.
+#[inline(always)]
+pub fn settle<R: Records>(
+    records: &R,
+    key: &CtKey,
+    entry: &CtEntry,
+    found: Option<Table>,
+    isolated: bool,
+) {
+    if let Some(table) = found {
+        // Evicted meanwhile, it is as if that had been a moment later.
+        if let Some(record) = records.find(table, key) {
+            records.write(record, entry);
+        }
+        if entry.flags & CT_CONFIRMED != 0 && table != Table::Main && isolated {
+            promote(records, table, key, entry);
+        }
+        return;
+    }
+    let table = if isolated {
+        Table::Pending
+    } else {
+        Table::Open
+    };
+    if !records.insert(table, key, entry) {
+        records.count(stats::CT_FULL);
+    }
 }
 
 #[cfg(test)]

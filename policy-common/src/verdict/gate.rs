@@ -214,7 +214,10 @@ fn is_link_local6(address: Words) -> bool {
 #[inline(always)]
 fn is_dhcp(packet: &Packet, v4: (u16, u16), v6: (u16, u16)) -> bool {
     let ports = (packet.src_port, packet.dst_port);
-    packet.protocol == protocol::UDP && ports == if packet.is_v4() { v4 } else { v6 }
+    // A fragment's other parts do not come here.
+    packet.is_whole()
+        && packet.protocol == protocol::UDP
+        && ports == if packet.is_v4() { v4 } else { v6 }
 }
 
 /// The limited broadcast, ff02::1:2, or a link-local address: none is routed.

@@ -10,10 +10,9 @@ use crate::abi::Direction;
 use crate::abi::conntrack::{CT_FROM_NODE, CT_OPENED_BY_POD, CtKey};
 use crate::abi::endpoint::PolicyWord;
 use crate::abi::event::DropReason;
-use crate::conntrack;
 use crate::packet::{Kind, Packet, bytes16};
 
-use super::decide::{Identities, Records, Verdict, find_live, port_of};
+use super::decide::{Identities, Records, Verdict, port_of, reason_of};
 use super::judge::PolicyTables;
 
 /// The pod that sent a packet.
@@ -51,7 +50,7 @@ pub fn judge_sender<T: PolicyTables + Identities, R: Records>(
     let port = port_of(packet.kind, packet.dst_port);
     let said = tables.judge(policy, peer.identity, packet.protocol, port);
     let mut verdict = Verdict {
-        denied: said.denied,
+        denied: reason_of(packet.kind, said.denied),
         rule: said.rule,
         identity: peer.identity,
         log: said.log,
@@ -69,9 +68,8 @@ pub fn judge_sender<T: PolicyTables + Identities, R: Records>(
         family: packet.family,
         pad: [0; 2],
     };
-    let tag = conntrack::tag(&key);
     // It is isolated for egress: that is why it is asked.
-    let (record, _, entry) = find_live(records, sender.slot, &key, tag, true, sender.now_ns);
+    let (record, entry) = records.look_up(sender.slot, &key, true, sender.now_ns);
     if record.is_none() || entry.flags & CT_OPENED_BY_POD != 0 {
         return verdict;
     }

@@ -7,10 +7,12 @@
 mod bad_input;
 mod cni;
 mod cut;
+mod errors;
 mod expect;
 mod feedback;
 mod flip;
 mod folder;
+mod fragments;
 mod lifecycle;
 mod maps;
 mod matrix;

@@ -5,6 +5,7 @@ use crate::abi::conntrack::CtEntry;
 use crate::abi::identity::Identity;
 use crate::abi::policy::{Interval, PolicyKey, PortSet};
 use crate::abi::{family, protocol};
+use crate::conntrack;
 use crate::packet::{Words, words4};
 use crate::verdict::decide::{Peer, Table};
 use crate::verdict::judge::Judgement;

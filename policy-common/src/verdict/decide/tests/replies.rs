@@ -153,13 +153,27 @@ fn midstream_tcp_makes_no_record() {
 }
 
 #[test]
+fn error_that_is_denied_says_so_and_makes_no_record() {
+    let flow = flow(ICMP, SERVER, 0, 0);
+    let world = World::with(Some(&[]), None);
+    assert!(world.pod_sends(&flow, Kind::IcmpError).passes());
+    assert_eq!(world.record(&flow), None);
+    let denied = world.peer_sends(&flow, Kind::IcmpError);
+    assert_eq!(
+        (denied.denied, denied.rule),
+        (Some(DropReason::IcmpError), INGRESS_DEFAULT)
+    );
+    let named = World::with(Some(&[(SERVER, ICMP, ANY)]), None);
+    assert!(named.peer_sends(&flow, Kind::IcmpError).passes());
+}
+
+#[test]
 fn what_is_no_opener_makes_no_record() {
     for (protocol, kind) in [
         (SCTP, Kind::SctpData),
         (SCTP, Kind::SctpEnd),
         (ICMP, Kind::EchoReply),
         (ICMP, Kind::OtherIcmp),
-        (ICMP, Kind::IcmpError),
     ] {
         let flow = flow(protocol, SERVER, 53, 53);
         let world = World::with(Some(&[]), None);

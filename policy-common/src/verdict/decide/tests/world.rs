@@ -17,6 +17,7 @@ use crate::conntrack;
 use crate::packet::{Kind, Packet, Words, words4, words6};
 use crate::verdict::decide::{Identities, Peer, Records, Scene, Table, Verdict, decide};
 use crate::verdict::judge::{Judgement, PolicyTables, judge};
+use crate::verdict::related::{Owner, is_related};
 use crate::verdict::service::Service;
 
 /// Peers, by the last byte of their address; the number is their identity too.
@@ -304,6 +305,27 @@ impl World {
     /// A packet that came in by no interface.
     pub(super) fn host_sends(&self, flow: &Flow, kind: Kind) -> Verdict {
         self.send(flow, Direction::Ingress, kind, true, false)
+    }
+
+    /// Whether an ICMP error that a pod gets or sends, and that quotes a packet of
+    /// this flow, belongs to what it may do. `from` sends it, 0 for the pod.
+    pub(super) fn is_related(&self, quoted: &Packet, direction: Direction, from: u8) -> bool {
+        let other = address(quoted.family, if from == 0 { POD } else { from });
+        let error = Packet {
+            src: other,
+            dst: quoted.src,
+            family: quoted.family,
+            kind: Kind::IcmpError,
+            ..Packet::EMPTY
+        };
+        let owner = Owner {
+            slot: SLOT,
+            endpoint: ENDPOINT,
+            word: self.word.get(),
+            direction,
+            now_ns: self.now_ns.get(),
+        };
+        is_related(self, self, &owner, &error, quoted)
     }
 
     /// Opens and confirms a connection.
