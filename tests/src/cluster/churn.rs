@@ -12,8 +12,10 @@ use super::agent::{self, Cost};
 use super::api::Api;
 use super::stage::{CHURNING, PODS, POLICIES, Stage, ingress, with_label};
 
-/// Time between two changes.
-const INTERVAL: Duration = Duration::from_millis(20);
+/// Connections on which labels are changed: one alone waits for each answer.
+const CONNECTIONS: usize = 4;
+/// Time between two changes of one connection: 50 a second of all.
+const INTERVAL: Duration = Duration::from_millis(80);
 /// Values that the label takes in turn; two of them are peers.
 const VALUES: usize = 5;
 const POLICY: &str = "churn";
@@ -29,28 +31,35 @@ pub(super) fn during<T>(stage: &Stage, deed: impl FnOnce() -> Result<T>) -> Resu
         .create(POLICIES, &ingress(POLICY, "target", &peers))?;
     let stop = AtomicBool::new(false);
     let result = std::thread::scope(|scope| {
-        let changes = scope.spawn(|| change(&stop));
+        let stop = &stop;
+        let threads: Vec<_> = (0..CONNECTIONS)
+            .map(|first| scope.spawn(move || change(first, stop)))
+            .collect();
         let done = deed();
         stop.store(true, Ordering::Relaxed);
-        let changed = changes
-            .join()
-            .ok()
-            .context("the thread that changes labels died")?;
-        Ok((done?, changed?))
+        let mut changed = 0;
+        for thread in threads {
+            let ended = thread.join().ok();
+            changed += ended.context("a thread that changes labels died")??;
+        }
+        Ok((done?, changed))
     });
     stage.api.delete(&format!("{POLICIES}/{POLICY}"))?;
     result
 }
 
-/// Changes one label after the other, over a connection of its own.
-fn change(stop: &AtomicBool) -> Result<usize> {
+/// Changes the labels of its own share of the pods, one after the other, over a
+/// connection of its own.
+fn change(first: usize, stop: &AtomicBool) -> Result<usize> {
     let api = Api::open()?;
+    let pods: Vec<usize> = (first..CHURNING).step_by(CONNECTIONS).collect();
     let mut next = Instant::now();
     let mut changed = 0;
     while !stop.load(Ordering::Relaxed) {
-        let pod = format!("{PODS}/churn-{}", changed % CHURNING);
+        let (round, turn) = (changed / pods.len(), changed % pods.len());
+        let pod = format!("{PODS}/churn-{}", pods[turn]);
         // Each pod has another value each time.
-        let value = (changed + changed / CHURNING) % VALUES;
+        let value = (round + turn) % VALUES;
         let labels = json!({"metadata": {"labels": {POLICY: value.to_string()}}});
         api.patch(&pod, &labels)?;
         changed += 1;

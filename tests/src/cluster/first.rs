@@ -57,8 +57,8 @@ pub(super) fn measure(stage: &Stage, count: usize) -> Result<First> {
         answers.extend(life.first_answer_ns);
         datagrams.extend(life.first_from_client_ns);
         greeter.end();
-        gone(stage)?;
     }
+    gone(stage)?;
     Ok(First {
         pods: count,
         without: 2 * count - answers.len() - datagrams.len(),

@@ -176,15 +176,16 @@ pub fn live() -> Result<()> {
 
         // It ends when it is old enough, and has been answered for a while or
         // does not hope any more.
-        let mut old_ns = end_ns;
-        while now_ns() < old_ns {
-            thread::sleep(IDLE);
+        loop {
             let answer_ns = life
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .first_answer_ns;
             let last_ns = answer_ns.unwrap_or(nanoseconds(PATIENCE)) + 2 * nanoseconds(TRY);
-            old_ns = end_ns.max(started_ns + last_ns);
+            if now_ns() > end_ns.max(started_ns + last_ns) {
+                break;
+            }
+            thread::sleep(IDLE);
         }
         stop.store(true, Ordering::Relaxed);
         let life = life.lock().unwrap_or_else(PoisonError::into_inner).clone();
