@@ -202,10 +202,24 @@ impl Datapath {
                 cleared.map_err(|e| (run.len().saturating_sub(1), e.into()))
             }
             _ => {
+                self.attach_ahead(run);
                 for (index, op) in run.iter().enumerate() {
                     self.apply_one(op, words).map_err(|error| (index, error))?;
                 }
                 Ok(())
+            }
+        }
+    }
+
+    /// Puts what judges a pod's ingress on every interface of a run before anything
+    /// is put on its egress: with TCX the kernel waits for a grace period in each of
+    /// them, and pods that begin together would wait for each other's egress.
+    fn attach_ahead(&self, run: &[Op]) {
+        let [_, _, ..] = run else { return };
+        for op in run {
+            if let Op::Attach { ifindex } = op {
+                // What fails here fails again in its turn, and is told then.
+                let _failed = self.attach_ingress(*ifindex);
             }
         }
     }

@@ -77,6 +77,12 @@ impl Datapath {
         Ok(())
     }
 
+    /// Puts the program on an interface that judges what its pod receives, the
+    /// first half of [`Self::attach`].
+    pub(super) fn attach_ingress(&self, ifindex: u32) -> Result<(), AttachError> {
+        self.attach_one(ifindex, Hook::To)
+    }
+
     /// Puts `to_wire` on an interface that is no pod's, as [`Self::attach`].
     ///
     /// # Errors
