@@ -8,9 +8,11 @@
 //! their status.
 
 mod away;
+mod bad_days;
 mod control_plane;
 mod follow;
 mod node;
 mod objects;
+mod proxy;
 mod role;
 mod told;

@@ -89,10 +89,20 @@ impl Node {
 
     /// The same, for a node of another name.
     pub(crate) fn launch_as(&mut self, name: &str) -> Result<()> {
+        let config = self.plane.kubeconfig(AGENT);
+        self.launch_all(name, &config)
+    }
+
+    /// The same, with another way to the API server.
+    pub(crate) fn launch_by(&mut self, kubeconfig: &Path) -> Result<()> {
+        self.launch_all(NODE, kubeconfig)
+    }
+
+    fn launch_all(&mut self, name: &str, kubeconfig: &Path) -> Result<()> {
         let mut command = Command::new(&self.binary);
         command
             .args(["run", "--node-name", name, "--kubeconfig"])
-            .arg(self.plane.kubeconfig(AGENT))
+            .arg(kubeconfig)
             .arg("--netns-dir")
             .arg(self.lab.netns_dir())
             .arg("--run-dir")

@@ -47,27 +47,29 @@ impl ControlPlane {
     /// A pod on a node, as the scheduler leaves it: without addresses.
     pub(crate) fn create_pod(&self, pod: &str, node: &str, labels: &Value) -> Result<()> {
         let (namespace, name) = split(pod)?;
-        let object = json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": name, "labels": labels},
-            "spec": {
-                "nodeName": node,
-                "containers": [{"name": "c", "image": "none", "ports": [
-                    {"name": "web", "containerPort": 80}]}],
-            },
-        });
+        let object = pod_object(name, node, labels);
         self.create(&in_namespace(namespace, "pods"), &object)?;
         Ok(())
+    }
+
+    /// The questions of [`Self::run_pod`], to be asked with others.
+    pub(crate) fn running(host: &Host, labels: &Value) -> Result<(Asked, Asked)> {
+        let (namespace, name) = split(host.name())?;
+        let pods = in_namespace(namespace, "pods");
+        let addresses: Vec<String> = host.addresses().iter().map(ToString::to_string).collect();
+        let path = format!("{pods}/{name}/status");
+        let created = Some(pod_object(name, NODE, labels));
+        Ok((
+            ("POST".to_owned(), pods, created),
+            ("PATCH".to_owned(), path, Some(running_status(&addresses))),
+        ))
     }
 
     /// Gives a pod its addresses, as its kubelet does.
     pub(crate) fn set_addresses(&self, pod: &str, addresses: &[String]) -> Result<()> {
         let (namespace, name) = split(pod)?;
-        let listed: Vec<Value> = addresses.iter().map(|ip| json!({"ip": ip})).collect();
-        let status = json!({"status": {
-            "phase": "Running", "podIP": addresses.first(), "podIPs": listed}});
         let path = format!("{}/{name}/status", in_namespace(namespace, "pods"));
-        self.patch(&path, &status)?;
+        self.patch(&path, &running_status(addresses))?;
         Ok(())
     }
 
@@ -115,6 +117,29 @@ impl ControlPlane {
         ))?;
         Ok(())
     }
+}
+
+/// Method, path and body.
+pub(crate) type Asked = (String, String, Option<Value>);
+
+/// As [`ControlPlane::create_pod`].
+fn pod_object(name: &str, node: &str, labels: &Value) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {
+            "nodeName": node,
+            "containers": [{"name": "c", "image": "none", "ports": [
+                {"name": "web", "containerPort": 80}]}],
+        },
+    })
+}
+
+/// As [`ControlPlane::set_addresses`].
+fn running_status(addresses: &[String]) -> Value {
+    let listed: Vec<Value> = addresses.iter().map(|ip| json!({"ip": ip})).collect();
+    json!({"status": {
+        "phase": "Running", "podIP": addresses.first(), "podIPs": listed}})
 }
 
 /// As [`ControlPlane::create_policy`].
