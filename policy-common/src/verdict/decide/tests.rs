@@ -8,8 +8,10 @@
 //! - [`related`]: ICMP errors, by the packet that they quote.
 //! - [`services`]: what is left open for those who see the real destination.
 //! - [`records`]: where records are, when they end, and what may be cached.
+//! - [`clock`]: a clock that jumps.
 //! - [`model`]: random histories against a model written from the text.
 
+mod clock;
 mod exemptions;
 mod model;
 mod records;

@@ -249,6 +249,11 @@ impl World {
         self.now_ns.set(self.now_ns.get() + ns);
     }
 
+    /// The clock jumps back.
+    pub(super) fn turn_back(&self, ns: u64) {
+        self.now_ns.set(self.now_ns.get() - ns);
+    }
+
     /// A packet; `local_origin` and `hairpin` as in [`Scene`].
     pub(super) fn send(
         &self,
