@@ -1,5 +1,7 @@
 //! Notices at chosen times, and the requests that follow.
 
+use jiff::SignedDuration;
+
 use super::super::Reason;
 use super::*;
 
@@ -10,6 +12,8 @@ struct Bench {
     recorder: Recorder,
     start: Instant,
     now: Duration,
+    /// By how much somebody has set the clock that people read.
+    set: SignedDuration,
 }
 
 fn pod(name: &str, note: &str) -> Notice {
@@ -46,6 +50,7 @@ impl Bench {
             recorder: Recorder::new(node.into()),
             start: Instant::now(),
             now: Duration::ZERO,
+            set: SignedDuration::ZERO,
         }
     }
 
@@ -56,7 +61,7 @@ impl Bench {
     fn tell(&mut self, notice: Notice) {
         let now = Now {
             instant: self.instant(),
-            wall: Timestamp::from_second(1_800_000_000).unwrap() + self.now,
+            wall: Timestamp::from_second(1_800_000_000).unwrap() + self.now + self.set,
         };
         self.recorder.tell(notice, now);
     }
@@ -156,6 +161,28 @@ fn same_notice_again_is_a_count_and_not_more_often_than_it_may_be_patched() {
     );
     assert_eq!(bench.next(), None);
     assert_eq!(bench.recorder.wake(bench.instant()), None);
+}
+
+#[test]
+fn a_clock_that_is_set_changes_what_people_read_and_not_when_it_is_posted() {
+    for years in [-10, 10] {
+        let mut bench = Bench::new();
+        bench.tell(pod("db", "a"));
+        assert_eq!(bench.drain(Answer::Done), 1);
+        bench.set = SignedDuration::from_hours(years * 365 * 24);
+        bench.tell(pod("db", "a"));
+        assert_eq!(bench.next(), None, "it was posted just now");
+        bench.now = PATCHED_EVERY;
+        let patch = bench.post(Answer::Done).unwrap();
+        assert_eq!(count(&patch), Some(2), "the same Event");
+        bench.tell(pod("web", "a"));
+        let created = bench.post(Answer::Done);
+        assert!(matches!(created, Some(Post::Create { .. })));
+        bench.now += REMEMBERED;
+        bench.tell(pod("db", "a"));
+        let created = bench.post(Answer::Done);
+        assert!(matches!(created, Some(Post::Create { .. })), "a new one");
+    }
 }
 
 #[test]
