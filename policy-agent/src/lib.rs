@@ -16,6 +16,7 @@ pub mod api;
 pub mod cli;
 pub mod cni;
 pub mod datapath;
+pub mod flows;
 pub mod iface;
 pub mod object;
 pub mod others;

@@ -25,6 +25,7 @@
 mod births;
 mod cleanup;
 mod cni;
+mod earlier;
 mod feedback;
 mod generations;
 mod health;

@@ -234,6 +234,7 @@ impl State {
             return Outcome::done(false);
         }
         self.changes += 1;
+        self.remember_flows(&ops);
         let (ops, grace) = self.cleanup.split(ops);
         self.upcoming = endpoints;
         if self.carry_out(&ops) {

@@ -14,7 +14,8 @@
 //! - [`load`], `adopt`: programs through the verifier, and into links that are
 //!   there already; `migrate`: out of another version's maps and links.
 //! - [`attach`], [`clsact`], [`prefilter`]: interfaces; [`pinned`]: without an agent.
-//! - [`maps`], [`map`]: typed maps, without any program.
+//! - [`maps`], [`map`]: typed maps, without any program; `earlier`: connections older than
+//!   the programs.
 //! - [`apply`] (with `encode`), [`readback`], [`settings`]: operations, and what they left.
 //! - [`events`], [`counters`], [`sweep`], [`dump`]: what goes on.
 //! - [`preflight`] (with `marks`), [`cleanup`], [`test_run`]: can it run, is it gone, what would
@@ -28,6 +29,7 @@ pub mod cleanup;
 pub mod clsact;
 pub mod counters;
 pub mod dump;
+mod earlier;
 mod encode;
 pub mod events;
 pub mod layout;
