@@ -6,6 +6,7 @@
 //! meanwhile, and what may come of it: nothing lost, nothing wrongly delivered.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
@@ -163,11 +164,14 @@ impl<'a> Pods<'a> {
         deed: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         announce(&format!("cluster: under load: {what}"));
-        let cast = json!({
-            "pods": self.places,
-            "allowed": traffic.allowed(),
-            "denied": traffic.denied(),
-        });
+        let (allowed, denied) = (traffic.allowed(), traffic.denied());
+        // Of a node that is down no pod can be entered.
+        let pairs = allowed.iter().chain(&denied);
+        let pods: BTreeMap<_, _> = pairs
+            .flat_map(|(from, to)| [*from, *to])
+            .map(|pod| (pod, &self.places[pod]))
+            .collect();
+        let cast = json!({"pods": pods, "allowed": allowed, "denied": denied});
         let sender = Sender::start(&self.program, &cast)?;
         let start = Instant::now();
         let done = deed();
