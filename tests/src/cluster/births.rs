@@ -57,6 +57,8 @@ pub(super) struct Births {
     request_to_start_ms: Spread,
     /// Pods that never got an answer.
     unanswered: usize,
+    /// Pods besides whose container the runtime could not start.
+    not_started: usize,
     /// The first pods that something was wrong with, in words.
     wrong: Vec<String>,
 }
@@ -101,6 +103,7 @@ pub(super) fn measure(stage: &Stage, count: usize) -> Result<Births> {
     let greeter = Greeter::start(&stage.target, &stage.client)?;
     let flood = Flood::start(&stage.stranger)?;
     let mut all = Vec::new();
+    let mut not_started = 0;
     for wave in 0..count.div_ceil(WAVE) {
         let node = &stage.setting.nodes[wave % 2];
         let pods = WAVE.min(count - wave * WAVE);
@@ -111,8 +114,11 @@ pub(super) fn measure(stage: &Stage, count: usize) -> Result<Births> {
             create(stage, node, name, LIVES)
         });
         let births = births.collect::<Result<Vec<Birth>>>()?;
-        for birth in births {
-            let (life, address) = life_of(stage, node, &birth.name)?;
+        for birth in &births {
+            let Some((life, address)) = life_of(stage, node, &birth.name)? else {
+                not_started += 1;
+                continue;
+            };
             let mut tries = None;
             poll("the client's tries", || {
                 // A pod that was never heard of is not tried.
@@ -128,7 +134,7 @@ pub(super) fn measure(stage: &Stage, count: usize) -> Result<Births> {
                 birth.name
             );
             all.push(Told {
-                name: birth.name,
+                name: birth.name.clone(),
                 life,
                 requested_ns: birth.requested_ns,
                 tries: tries.unwrap_or_default(),
@@ -136,14 +142,17 @@ pub(super) fn measure(stage: &Stage, count: usize) -> Result<Births> {
             });
         }
         flood.aim_at(&[])?;
-        for told in &all[wave * WAVE..] {
-            stage.api.delete(&format!("{PODS}/{}", told.name))?;
+        for birth in births {
+            stage.api.delete(&format!("{PODS}/{}", birth.name))?;
         }
     }
     drop(flood);
     gone(stage)?;
     greeter.end();
-    Ok(sum(&all))
+    Ok(Births {
+        not_started,
+        ..sum(&all)
+    })
 }
 
 /// Creates a pod that is measured.
@@ -167,23 +176,23 @@ pub(super) fn create(stage: &Stage, node: &Node, name: String, lives: Duration) 
     Ok(Birth { name, requested_ns })
 }
 
-/// Waits for what a pod says of its life; with its address.
-pub(super) fn life_of(stage: &Stage, node: &Node, name: &str) -> Result<(Life, Ipv4Addr)> {
+/// Waits for what a pod says of its life; with its address. None of a pod that
+/// the runtime could not start.
+pub(super) fn life_of(stage: &Stage, node: &Node, name: &str) -> Result<Option<(Life, Ipv4Addr)>> {
     let path = format!("{PODS}/{name}");
     let mut found = None;
-    let mut uid: Option<String> = None;
+    let mut failed = false;
     poll(&format!("{name} has lived"), || {
-        if uid.is_none() {
-            let pod = stage.api.get(&path)?.context("a pod of ours is gone")?;
-            uid = pod["metadata"]["uid"].as_str().map(str::to_owned);
-        }
-        let Some(uid) = &uid else { return Ok(false) };
+        let pod = stage.api.get(&path)?.context("a pod of ours is gone")?;
+        failed = pod["status"]["phase"] == "Failed";
+        let uid = pod["metadata"]["uid"].as_str().unwrap_or_default();
         // The kubelet's layout: NAMESPACE_NAME_UID/CONTAINER/RESTARTS.log.
         let folder = node.logs.join(format!("{NAMESPACE}_{name}_{uid}"));
         let text = fs::read_to_string(folder.join(CONTAINER).join("0.log")).unwrap_or_default();
         found = life_in(&text);
-        Ok(found.is_some())
+        Ok(found.is_some() || failed)
     })?;
+    let Some(life) = found else { return Ok(None) };
     let mut address = None;
     poll(&format!("{name} has an address"), || {
         let pod = stage.api.get(&path)?.context("a pod of ours is gone")?;
@@ -191,7 +200,7 @@ pub(super) fn life_of(stage: &Stage, node: &Node, name: &str) -> Result<(Life, I
         address = text.and_then(|text| text.parse().ok());
         Ok(address.is_some())
     })?;
-    Ok((found.context("a life")?, address.context("an address")?))
+    Ok(Some((life, address.context("an address")?)))
 }
 
 /// Finds the line of a newborn in a container's log.

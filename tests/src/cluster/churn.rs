@@ -20,11 +20,11 @@ const INTERVAL: Duration = Duration::from_millis(80);
 const VALUES: usize = 5;
 const POLICY: &str = "churn";
 
-/// Does something while labels change; with how many have.
+/// Does something while labels change; with how many did a second.
 ///
 /// # Errors
 /// When a label cannot be changed, or the deed fails.
-pub(super) fn during<T>(stage: &Stage, deed: impl FnOnce() -> Result<T>) -> Result<(T, usize)> {
+pub(super) fn during<T>(stage: &Stage, deed: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
     let peers = json!([{"from": [with_label(POLICY, "1"), with_label(POLICY, "3")]}]);
     stage
         .api
@@ -35,14 +35,16 @@ pub(super) fn during<T>(stage: &Stage, deed: impl FnOnce() -> Result<T>) -> Resu
         let threads: Vec<_> = (0..CONNECTIONS)
             .map(|first| scope.spawn(move || change(first, stop)))
             .collect();
+        let start = Instant::now();
         let done = deed();
+        let seconds = start.elapsed().as_secs_f64();
         stop.store(true, Ordering::Relaxed);
-        let mut changed = 0;
+        let mut changed = 0.0;
         for thread in threads {
             let ended = thread.join().ok();
             changed += ended.context("a thread that changes labels died")??;
         }
-        Ok((done?, changed))
+        Ok((done?, changed / seconds))
     });
     stage.api.delete(&format!("{POLICIES}/{POLICY}"))?;
     result
@@ -50,7 +52,7 @@ pub(super) fn during<T>(stage: &Stage, deed: impl FnOnce() -> Result<T>) -> Resu
 
 /// Changes the labels of its own share of the pods, one after the other, over a
 /// connection of its own.
-fn change(first: usize, stop: &AtomicBool) -> Result<usize> {
+fn change(first: usize, stop: &AtomicBool) -> Result<f64> {
     let api = Api::open()?;
     let pods: Vec<usize> = (first..CHURNING).step_by(CONNECTIONS).collect();
     let mut next = Instant::now();
@@ -67,14 +69,15 @@ fn change(first: usize, stop: &AtomicBool) -> Result<usize> {
         next = Instant::now().max(next + INTERVAL);
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
     }
-    Ok(changed)
+    // A few thousand at most.
+    Ok(f64::from(u32::try_from(changed)?))
 }
 
 /// What the agents needed while labels changed.
 #[derive(Debug, Serialize)]
 pub(super) struct Load {
     seconds: usize,
-    changed: usize,
+    changed_per_second: f64,
     /// Of each node in turn.
     agents: Vec<Cost>,
 }
@@ -92,7 +95,7 @@ pub(super) fn load(stage: &Stage, seconds: usize) -> Result<Load> {
         .map(agent::Agent::cpu)
         .collect::<Result<Vec<Duration>>>()?;
     let span = Duration::from_secs(seconds as u64);
-    let ((), changed) = during(stage, || {
+    let ((), changed_per_second) = during(stage, || {
         std::thread::sleep(span);
         Ok(())
     })?;
@@ -102,7 +105,7 @@ pub(super) fn load(stage: &Stage, seconds: usize) -> Result<Load> {
         .map(|(agent, before)| agent.cost_since(before));
     Ok(Load {
         seconds,
-        changed,
+        changed_per_second,
         agents: costs.collect::<Result<_>>()?,
     })
 }

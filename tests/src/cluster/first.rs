@@ -48,7 +48,7 @@ pub(super) fn measure(stage: &Stage, count: usize) -> Result<First> {
             let birth = create(stage, node, name, Duration::ZERO)?;
             let told = life_of(stage, node, &birth.name)?;
             stage.api.delete(&format!("{PODS}/{}", birth.name))?;
-            Ok(told)
+            told.with_context(|| format!("{} did not start", birth.name))
         })?;
         ensure!(
             address == expected,

@@ -40,8 +40,8 @@ pub(super) struct Latency {
     /// how many changes.
     flaps: usize,
     flapping: usize,
-    /// Label changes that were made meanwhile.
-    churned: usize,
+    /// Label changes that were made meanwhile, a second.
+    churned_per_second: f64,
     /// The agent's own share on the target's node: upper end of a bin in seconds
     /// (none for the last), and changes in it.
     programming: Vec<(Option<f64>, u64)>,
@@ -104,7 +104,7 @@ pub(super) fn churn(stage: &Stage, rounds: usize) -> Result<Latency> {
         })
     })?;
     stage.api.delete(&path)?;
-    latency.churned = churned;
+    latency.churned_per_second = churned;
     Ok(latency)
 }
 
@@ -153,7 +153,7 @@ fn flip(
         never: effects.iter().filter(|one| one.first_ns.is_none()).count(),
         flaps: effects.iter().map(|one| one.flaps).sum(),
         flapping: effects.iter().filter(|one| one.flaps > 0).count(),
-        churned: 0,
+        churned_per_second: 0.0,
         programming: after.programming.since(&before.programming),
         propagation: after.propagation.since(&before.propagation),
     })

@@ -48,6 +48,22 @@ impl Found<'_> {
         Some((words, reached(&times) && flapping == 0.0 && never == 0.0))
     }
 
+    /// As [`Self::latency`], while so many labels a second change as the target says.
+    pub(super) fn in_churn(
+        self,
+        reached: impl FnOnce(&Percentiles) -> bool,
+    ) -> Option<(String, bool)> {
+        let (words, reached) = self.latency("churn", reached)?;
+        let (rate, enough) = self.rate("/churn/churned_per_second")?;
+        Some((format!("{words}; {rate}"), reached && enough))
+    }
+
+    /// How many labels a second changed, and whether that was about 50.
+    fn rate(self, path: &str) -> Option<(String, bool)> {
+        let rate = self.number(path)?;
+        Some((format!("{rate:.0} labels a second"), rate >= 45.0))
+    }
+
     pub(super) fn cut(self) -> Option<(String, bool)> {
         let count = |key: &str| self.number(&format!("/connection/{key}"));
         let (denies, never, after) = (count("denies")?, count("never")?, count("answered_after")?);
@@ -122,7 +138,7 @@ impl Found<'_> {
     }
 
     pub(super) fn cost(self) -> Option<(String, bool)> {
-        let mut reached = true;
+        let (rate, mut reached) = self.rate("/load/changed_per_second")?;
         let mut words = Vec::new();
         for agent in self.0.pointer("/load/agents")?.as_array()? {
             let at = |key: &str| agent[key].as_f64();
@@ -133,7 +149,8 @@ impl Found<'_> {
                 at("anonymous_mib")?
             ));
         }
-        Some((words.join("; "), reached && !words.is_empty()))
+        reached &= !words.is_empty();
+        Some((format!("{}; {rate}", words.join("; ")), reached))
     }
 }
 
