@@ -286,9 +286,14 @@ impl Cluster {
         (translated || !ways.is_empty()).then_some(ways)
     }
 
-    /// By a host port of a node: the client's address stays.
+    /// By a host port of a node: the client's address stays, unless it is in the
+    /// subnet of the pod, that of the node's pods, which portmap masquerades.
     fn host_port_ways(&self, node: &str, packet: &Packet, ways: &mut Vec<Way>) {
         let sender = self.sender(packet);
+        let is_pod = self.node_at(packet.source).is_none();
+        let v4 = packet.destination.is_ipv4();
+        let lent = self.lowest_address(node, v4);
+        let lent = lent.filter(|_| is_pod && sender == Some(node));
         for pod in self.pods.values().filter(|pod| pod.counts()) {
             for port in &pod.host_ports {
                 let asked = (port.protocol, Some(port.port)) == (packet.protocol, packet.port)
@@ -313,7 +318,9 @@ impl Cluster {
                     } else {
                         (packet.destination, packet.port)
                     },
-                    seen_as: packet.source,
+                    seen_as: lent
+                        .filter(|_| *address != packet.source)
+                        .unwrap_or(packet.source),
                 });
             }
         }
