@@ -94,7 +94,13 @@ pub(crate) extern "C" fn pa_follow(
     let tables = Tables {
         config_flags: flags,
     };
-    if !is_related(&tables, &Connections { direction }, &owner, packet, &quoted) {
+    if !is_related(
+        &tables,
+        &Connections::<false> { direction },
+        &owner,
+        packet,
+        &quoted,
+    ) {
         return ALONE;
     }
     match direction {

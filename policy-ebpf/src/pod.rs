@@ -16,12 +16,12 @@ use policy_common::packet::{Class, Frame, Kind, parse, parse_into};
 use policy_common::verdict::gate::Pod;
 use policy_common::verdict::service::key_of;
 use policy_common::verdict::{
-    Gate, Identities, Judgement, Scene, Service, Verdict, ask_service, decide, gate,
+    Gate, Identities, Judgement, Peer, Scene, Service, Verdict, ask_service, decide, gate,
 };
 
 use crate::settings::{head, setting};
 use crate::skb::{self, FROM_FRAME, Skb};
-use crate::tables::{Connections, Tables};
+use crate::tables::{Connections, Tables, local_slot_in, pa_peer};
 use crate::{cache, clock, emit, follow, maps, sender};
 
 /// Whether the packet passes.
@@ -32,10 +32,10 @@ use crate::{cache, clock, emit, follow, maps, sender};
 pub(crate) fn passes<const EGRESS: bool>(ctx: &TcContext) -> bool {
     let direction = direction::<EGRESS>();
     let mut skb = Skb::new(ctx);
-    let mut memory = Frame::EMPTY;
-    let memory: *mut Frame = skb::opaque(&raw mut memory);
-    // SAFETY: `opaque` gave back the address of the frame above.
-    let frame = unsafe { &mut *memory };
+    let mut memory = Memory::EMPTY;
+    let memory: *mut Memory = skb::opaque(&raw mut memory);
+    // SAFETY: `opaque` gave back the address of the memory above.
+    let frame = unsafe { &mut (*memory).frame };
     parse_into(&skb, frame);
     if frame.class == Class::Bad(DropReason::Truncated) && skb.pull(ctx) {
         // Headers beyond the linear part: rare.
@@ -55,7 +55,7 @@ pub(crate) fn passes<const EGRESS: bool>(ctx: &TcContext) -> bool {
     }
     if cacheable && word.0 != 0 {
         let how = how(direction, is_local_origin::<EGRESS>(&skb), mark::NONE);
-        if let Some(state) = cache::recalled(memory, how, slot, word.generation())
+        if let Some(state) = cache::recalled(memory.cast(), how, slot, word.generation())
             && setting(offset_of!(Config, flags)) & FLAG_ENFORCE_OFF == 0
         {
             if EGRESS {
@@ -64,7 +64,7 @@ pub(crate) fn passes<const EGRESS: bool>(ctx: &TcContext) -> bool {
             return true;
         }
     }
-    let memory: *const FrameMemory = memory.cast_const().cast();
+    let memory: *mut FrameMemory = memory.cast();
     if !EGRESS {
         match sender_of(&skb, memory, slot) {
             sender::DENIED => return false,
@@ -127,19 +127,35 @@ fn set_mark(skb: &Skb, state: u32, slot: u32) {
 /// Asks the policy of the pod of this node that sent a packet to another, where
 /// that has not been done at its veth.
 #[inline(always)]
-fn sender_of(skb: &Skb, memory: *const FrameMemory, slot: u32) -> u32 {
+fn sender_of(skb: &Skb, memory: *mut FrameMemory, slot: u32) -> u32 {
     let (flags, shift) = head();
-    let state = mark::state(skb.mark(), shift);
-    let asks = match state {
+    let asks = match mark::state(skb.mark(), shift) {
+        _ if flags & FLAG_ENFORCE_OFF != 0 => false,
         mark::UNDECIDED => true,
-        mark::NONE => flags & FLAG_EGRESS != 0,
+        mark::NONE => flags & FLAG_EGRESS != 0 && is_local(memory, flags),
         _ => false,
     };
-    if asks && flags & FLAG_ENFORCE_OFF == 0 {
+    if asks {
         sender::ask(skb.raw(), memory, slot, FROM_FRAME)
     } else {
         sender::NOT_ASKED
     }
+}
+
+/// Whether a packet's source is a pod of this node. Most are from elsewhere, and
+/// who the source is must be found out for its receiver anyway: it is noted.
+#[inline(always)]
+fn is_local(memory: *mut FrameMemory, flags: u32) -> bool {
+    // SAFETY: the one caller passes its own `Memory`.
+    let memory = unsafe { &mut *memory.cast::<Memory>() };
+    if memory.frame.class != Class::Ip {
+        return false;
+    }
+    let packet = &memory.frame.packet;
+    let settings = u64::from(flags) << 8 | u64::from(packet.family);
+    let source = pa_peer(packet.src[0], packet.src[1], settings);
+    memory.source = source | SOURCE_KNOWN;
+    local_slot_in(source) != 0
 }
 
 /// What follows another's verdict: [`PASS`] with the state for the mark, or 0.
@@ -184,7 +200,7 @@ const fn place<const EGRESS: bool>() -> Place {
 #[inline(always)]
 fn judged<const EGRESS: bool>(
     skb: *mut __sk_buff,
-    memory: *const FrameMemory,
+    memory: *mut FrameMemory,
     slot: u32,
     word: PolicyWord,
 ) -> u64 {
@@ -212,6 +228,9 @@ fn judged<const EGRESS: bool>(
         }
         tries += 1;
         word = word_of(slot);
+        // SAFETY: the one caller passes its own `Memory`. An address belongs to the
+        // word that was read before it was looked up.
+        unsafe { (*memory.cast::<Memory>()).source = 0 };
         service = Service(pa_service(memory, word.0, direction.index()));
     }
 }
@@ -243,10 +262,28 @@ const fn direction<const EGRESS: bool>() -> Direction {
 /// rejects the BTF that an enum with data becomes in a signature.)
 #[repr(C)]
 pub(crate) struct FrameMemory {
-    words: [u64; 7],
+    words: [u64; 8],
 }
 
-const _: () = assert!(size_of::<FrameMemory>() == size_of::<Frame>());
+/// What it is: a [`Frame`], and what was found out on the way.
+#[repr(C)]
+pub(crate) struct Memory {
+    frame: Frame,
+    /// Who the source is, as [`pa_peer`] answers, with [`SOURCE_KNOWN`]; else 0.
+    source: u64,
+}
+
+const SOURCE_KNOWN: u64 = 1 << 63;
+
+impl Memory {
+    /// Nothing parsed, nothing asked.
+    pub(crate) const EMPTY: Self = Self {
+        frame: Frame::EMPTY,
+        source: 0,
+    };
+}
+
+const _: () = assert!(size_of::<FrameMemory>() == size_of::<Memory>());
 
 /// Parses once more, after more of the packet was made readable. A global
 /// function, as all that follow: verified once, each by itself, instead of once
@@ -422,6 +459,14 @@ fn judge<const EGRESS: bool>(
         // The Service was judged under another word.
         return ASK_SERVICE;
     }
+    // SAFETY: the one caller passes its own `Memory`.
+    let source = unsafe { (*memory.cast::<Memory>()).source };
+    // Looked up after a word was read: good for that word only.
+    let peer = if !EGRESS && source & SOURCE_KNOWN != 0 && word.0 == asked_word {
+        Some(Peer::from_word(source))
+    } else {
+        None
+    };
     let (flags, shift) = head();
     // While enforcement is off, as if nothing isolated the pod. One variable says
     // both, which the short stack is glad of: no endpoint's word is zero.
@@ -443,12 +488,18 @@ fn judge<const EGRESS: bool>(
             && (ingress_ifindex == ifindex || skb::is_marked_by(skb.mark(), shift, slot)),
         off,
         service,
+        peer,
         now_ns: clock::coarse_ns(),
     };
     let tables = Tables {
         config_flags: flags,
     };
-    let verdict = decide(&tables, &Connections { direction }, &scene, &frame.packet);
+    let verdict = decide(
+        &tables,
+        &Connections::<EGRESS> { direction },
+        &scene,
+        &frame.packet,
+    );
     if verdict.ask_service {
         return ASK_SERVICE;
     }
@@ -532,8 +583,18 @@ fn passes_without_endpoint(
     PASS | NOBODY | u64::from(mark::UNDECIDED) << STATE_SHIFT
 }
 
+/// The slot of an interface that has its own element in the direct-mapped table; 0
+/// for all others.
 #[inline(always)]
-pub(crate) fn slot_of(ifindex: u32) -> u32 {
+pub(crate) fn near_slot_of(ifindex: u32) -> u32 {
+    match maps::IFINDEX.get(ifindex & (IFINDEX_ENTRIES as u32 - 1)) {
+        Some(entry) if entry.ifindex == ifindex => entry.slot,
+        _ => 0,
+    }
+}
+
+#[inline(always)]
+fn slot_of(ifindex: u32) -> u32 {
     if let Some(entry) = maps::IFINDEX.get(ifindex & (IFINDEX_ENTRIES as u32 - 1))
         && entry.ifindex == ifindex
     {

@@ -125,7 +125,7 @@ extern "C" fn pa_sender(skb: *mut __sk_buff, memory: *const FrameMemory, receive
             let tables = Tables {
                 config_flags: flags,
             };
-            let records = Connections {
+            let records = Connections::<false> {
                 direction: Direction::Egress,
             };
             let sender = Sender {
@@ -154,13 +154,14 @@ extern "C" fn pa_sender(skb: *mut __sk_buff, memory: *const FrameMemory, receive
 }
 
 /// Whether a packet came in by the veth of a pod that nothing isolates for egress:
-/// most do, and need no look at their address.
+/// many do, and need no look at their address. (An interface that shares its
+/// element with another is not looked for any further: that costs as much.)
 #[inline(always)]
 fn came_by_unisolated(ifindex: u32) -> bool {
     if ifindex == 0 {
         return false;
     }
-    let Some(endpoint) = pod::endpoint(pod::slot_of(ifindex)) else {
+    let Some(endpoint) = pod::endpoint(pod::near_slot_of(ifindex)) else {
         return false;
     };
     // SAFETY: array elements stay; one aligned 8-byte load.

@@ -84,20 +84,31 @@ impl Identities for Tables {
     }
 }
 
-/// Who an address is. A global function, as [`pa_judge`].
+/// Who an address is: a [`Peer`] as a word, and [`local_slot_in`]. A global
+/// function, as [`pa_judge`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn pa_peer(high: u64, low: u64, flags_and_family: u64) -> u64 {
+pub(crate) extern "C" fn pa_peer(high: u64, low: u64, flags_and_family: u64) -> u64 {
     let tables = Tables {
         config_flags: (flags_and_family >> 8) as u32,
     };
     let address = [high, low];
-    let peer = if (flags_and_family & 0xff) as u8 == family::V4 {
+    let (peer, slot) = if (flags_and_family & 0xff) as u8 == family::V4 {
         tables.peer4(address)
     } else {
         tables.peer6(address)
     };
-    peer.to_word()
+    peer.to_word() | u64::from(slot) << LOCAL_SHIFT
+}
+
+/// Where the slot of a pod of this node begins in what [`pa_peer`] answers; of
+/// others it is 0.
+const LOCAL_SHIFT: u32 = 40;
+
+/// The slot in what [`pa_peer`] answered.
+#[inline(always)]
+pub(crate) const fn local_slot_in(peer: u64) -> u32 {
+    (peer >> LOCAL_SHIFT & 0xffff) as u32
 }
 
 /// What a policy says. A global function: the verifier looks at it once, and
@@ -225,7 +236,7 @@ impl Tables {
     }
 
     #[inline(always)]
-    fn peer4(&self, address: Words) -> Peer {
+    fn peer4(&self, address: Words) -> (Peer, u32) {
         let key = bytes4(address);
         let mut again = false;
         while let Some(entry) = maps::ID4.get_ptr(&key) {
@@ -241,21 +252,22 @@ impl Tables {
                 )
             };
             if addr == u32::from_ne_bytes(key) {
-                return Peer {
+                let peer = Peer {
                     identity,
                     node: flags & FLAG_NODE != 0,
                 };
+                return (peer, identity::local_slot(flags));
             }
             if again {
-                return UNTRUSTED;
+                return (UNTRUSTED, 0);
             }
             again = true;
         }
         if self.config_flags & config::FLAG_CIDR4 == 0 {
-            return Peer::OTHER;
+            return (Peer::OTHER, 0);
         }
         let Some(entry) = maps::CIDR4.get(&Key::new(32, key)) else {
-            return Peer::OTHER;
+            return (Peer::OTHER, 0);
         };
         let entry: *const Cidr4 = entry;
         // SAFETY: as in `row`.
@@ -265,14 +277,12 @@ impl Tables {
             (identity, length, addr_of!((*entry).addr).read_volatile())
         };
         let network = words4(addr);
-        trusted(
-            identity,
-            covers(network, address, length.saturating_add(96)),
-        )
+        let covered = covers(network, address, length.saturating_add(96));
+        (trusted(identity, covered), 0)
     }
 
     #[inline(always)]
-    fn peer6(&self, address: Words) -> Peer {
+    fn peer6(&self, address: Words) -> (Peer, u32) {
         let key = bytes16(address);
         let mut again = false;
         while let Some(entry) = maps::ID6.get_ptr(&key) {
@@ -284,21 +294,22 @@ impl Tables {
                 (identity, flags, addr_of!((*entry).addr).read_volatile())
             };
             if words6(addr) == address {
-                return Peer {
+                let peer = Peer {
                     identity,
                     node: flags & FLAG_NODE != 0,
                 };
+                return (peer, identity::local_slot(flags));
             }
             if again {
-                return UNTRUSTED;
+                return (UNTRUSTED, 0);
             }
             again = true;
         }
         if self.config_flags & config::FLAG_CIDR6 == 0 {
-            return Peer::OTHER;
+            return (Peer::OTHER, 0);
         }
         let Some(entry) = maps::CIDR6.get(&Key::new(128, key)) else {
-            return Peer::OTHER;
+            return (Peer::OTHER, 0);
         };
         let entry: *const Cidr6 = entry;
         // SAFETY: as in `row`.
@@ -307,7 +318,7 @@ impl Tables {
             let length = addr_of!((*entry).prefix_len).read_volatile();
             (identity, length, addr_of!((*entry).addr).read_volatile())
         };
-        trusted(identity, covers(words6(addr), address, length))
+        (trusted(identity, covers(words6(addr), address, length)), 0)
     }
 }
 
@@ -354,13 +365,15 @@ fn note_open(slot: u32) {
     }
 }
 
-/// The connection tables.
-pub(crate) struct Connections {
+/// The connection tables. `INLINE`: records are looked up where they are asked for,
+/// which is faster, and much more for a verifier to look at where the program is
+/// large already.
+pub(crate) struct Connections<const INLINE: bool> {
     /// For the counters.
     pub(crate) direction: Direction,
 }
 
-impl Records for Connections {
+impl<const INLINE: bool> Records for Connections<INLINE> {
     type Record = NonNull<CtEntry>;
 
     #[inline(always)]
@@ -481,6 +494,9 @@ impl Records for Connections {
         isolated: bool,
         now_ns: u64,
     ) -> (Option<Table>, CtEntry) {
+        if INLINE {
+            return find_live(self, slot, key, isolated, now_ns);
+        }
         let mut entry = CtEntry {
             tag: 0,
             flags: 0,
@@ -542,7 +558,7 @@ extern "C" fn pa_ct_look_up(
     if key.is_null() || entry.is_null() {
         return 0;
     }
-    let records = Connections {
+    let records = Connections::<true> {
         direction: Direction::Ingress,
     };
     // SAFETY: the caller passes its own key and entry. The key is copied, because
@@ -569,10 +585,13 @@ extern "C" fn pa_ct_conclude(
     }
     let facts = Facts((facts_and_generation >> 32) as u32);
     let current = (facts_and_generation & 0xffff_ffff) as u32;
-    let records = Connections {
+    let records = Connections::<true> {
         direction: facts.direction(),
     };
-    // SAFETY: the caller passes its own key and record. Copied as above.
-    let (key, record) = unsafe { (key.read(), record.read()) };
-    conclude(&records, facts, &key, &record, current, now_ns).0
+    // SAFETY: the caller passes its own record.
+    let record = unsafe { &*record };
+    // SAFETY: and its own key. Copied, because older kernels (6.1 among them) take
+    // none for a map that is behind an argument.
+    let key = || unsafe { key.read() };
+    conclude(&records, facts, key, record, current, now_ns).0
 }

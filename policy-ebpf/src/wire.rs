@@ -13,7 +13,7 @@ use policy_common::abi::config::{FLAG_EGRESS, FLAG_ENFORCE_OFF};
 use policy_common::abi::mark;
 use policy_common::packet::{Frame, parse_network_into};
 
-use crate::pod::FrameMemory;
+use crate::pod::{FrameMemory, Memory};
 use crate::sender;
 use crate::settings::head;
 use crate::skb::{self, Copied, FROM_NETWORK, Skb};
@@ -32,7 +32,7 @@ pub(crate) fn passes(ctx: &TcContext) -> bool {
         // was put into a tunnel.
         return true;
     }
-    let mut memory = Frame::EMPTY;
+    let mut memory = Memory::EMPTY;
     let memory: *mut FrameMemory = skb::opaque(addr_of_mut!(memory)).cast();
     pa_parse_network(ctx.skb.skb, memory);
     let answer = sender::ask(ctx.skb.skb, memory, 0, FROM_NETWORK);

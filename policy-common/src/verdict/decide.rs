@@ -139,7 +139,7 @@ pub trait Records: Sized {
         current: u32,
         now_ns: u64,
     ) -> Outcome {
-        conclude(self, facts, key, record, current, now_ns)
+        conclude(self, facts, || *key, record, current, now_ns)
     }
 }
 
@@ -164,6 +164,8 @@ pub struct Scene {
     /// What the pod's egress policy says of the peer as a Service. Where nobody
     /// has asked, [`Verdict::ask_service`] may say that it matters.
     pub service: Service,
+    /// Who the other end is, if somebody has asked since the word was read.
+    pub peer: Option<Peer>,
     /// CLOCK_MONOTONIC, nanoseconds; coarse is good enough.
     pub now_ns: u64,
 }
@@ -236,7 +238,10 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
         Direction::Ingress => (packet.src, packet.src_port, packet.dst_port),
         Direction::Egress => (packet.dst, packet.dst_port, packet.src_port),
     };
-    let peer = tables.peer(packet.family, peer_address);
+    let peer = match scene.peer {
+        Some(peer) => peer,
+        None => tables.peer(packet.family, peer_address),
+    };
     let from_node = direction == Direction::Ingress && scene.local_origin && peer.node;
     let exempt = scene.hairpin || from_node;
     if packet.kind == Kind::Fragment {

@@ -128,12 +128,13 @@ impl Outcome {
 }
 
 /// Concludes what becomes of a packet, and puts what becomes of its record in its
-/// place. `current` is the generation of the word in force.
+/// place. `key` is asked for only where there is something to put. `current` is the
+/// generation of the word in force.
 #[inline(always)]
 pub fn conclude<R: Records>(
     records: &R,
     facts: Facts,
-    key: &CtKey,
+    key: impl FnOnce() -> CtKey,
     record: &CtEntry,
     current: u32,
     now_ns: u64,
@@ -218,7 +219,7 @@ pub fn conclude<R: Records>(
             last_seen_ns: now_ns,
             ..*record
         };
-        settle(records, key, &next, found, facts.has(Facts::ISOLATED));
+        settle(records, &key(), &next, found, facts.has(Facts::ISOLATED));
     }
     let mut outcome = 0;
     if pass {

@@ -293,6 +293,7 @@ impl World {
             hairpin: false,
             off: self.off.get(),
             service,
+            peer: None,
             now_ns: self.now_ns.get(),
         }
     }
