@@ -7,6 +7,7 @@
 //! beside the targets.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -251,10 +252,14 @@ impl<'a> Bench<'a> {
         ensure!(succeeded, "{phase}: {what} cannot be measured; see above");
         let found: Value =
             serde_json::from_str(&last).with_context(|| format!("{PROGRAM} wrote {last:?}"))?;
-        println!("    {} s", start.elapsed().as_secs());
+        // Whoever else computes here makes all times longer: the reader must know.
+        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let load: f64 = load.split(' ').next().unwrap_or_default().parse()?;
+        println!("    {} s, load {load}", start.elapsed().as_secs());
         if !found.is_null() {
             println!("    {found}");
             self.results[phase][what] = found;
+            self.results[phase][what]["load"] = json!(load);
         }
         Ok(())
     }
