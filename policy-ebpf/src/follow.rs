@@ -12,11 +12,11 @@ use policy_common::packet::quote::{is_about_a_flow, parse_quote};
 use policy_common::packet::{Frame, Kind, Packet};
 use policy_common::verdict::{Owner, is_related};
 
-use crate::pod::{self, FrameMemory};
+use crate::pod::FrameMemory;
 use crate::settings::head;
 use crate::skb::Copied;
 use crate::tables::{Connections, Tables};
-use crate::{clock, maps};
+use crate::{clock, maps, slots};
 
 /// Nothing is known that the packet could follow.
 pub(crate) const ALONE: u32 = 0;
@@ -57,7 +57,7 @@ pub(crate) extern "C" fn pa_follow(
     if memory.is_null() {
         return ALONE;
     }
-    let Some(endpoint) = pod::endpoint(slot) else {
+    let Some(endpoint) = slots::endpoint(slot) else {
         return ALONE;
     };
     // SAFETY: array elements stay; each field is one aligned load.
@@ -153,7 +153,7 @@ pub(crate) extern "C" fn pa_note_fragment(
     if memory.is_null() {
         return 0;
     }
-    let Some(endpoint) = pod::endpoint(slot) else {
+    let Some(endpoint) = slots::endpoint(slot) else {
         return 0;
     };
     // SAFETY: array elements stay; each field is one aligned load.

@@ -7,6 +7,7 @@
 //!
 //! - `maps`: the maps.
 //! - `skb`: a packet's bytes and metadata.
+//! - `slots`: from an interface to its endpoint.
 //! - `tables`: policy, identities and connection records in the maps.
 //! - `clock`: time; `settings`: what the agent sets while programs run.
 //! - `emit`: counters and events. (`debug_log` has each verdict as text.)
@@ -46,6 +47,7 @@ mod prefilter;
 mod sender;
 mod settings;
 mod skb;
+mod slots;
 mod tables;
 mod wire;
 

@@ -7,9 +7,8 @@ use core::ptr::{addr_of, addr_of_mut};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 use policy_common::abi::config::{Config, FLAG_EGRESS, FLAG_ENFORCE_OFF, FLAG_SERVICES};
-use policy_common::abi::endpoint::{Endpoint, FLAG_USED, PolicyWord};
+use policy_common::abi::endpoint::PolicyWord;
 use policy_common::abi::event::{DropReason, VerdictEvent};
-use policy_common::abi::maps::IFINDEX_ENTRIES;
 use policy_common::abi::{Direction, mark, stats};
 use policy_common::fragment::Place;
 use policy_common::packet::{Class, Frame, Kind, parse, parse_into};
@@ -21,8 +20,9 @@ use policy_common::verdict::{
 
 use crate::settings::{head, setting};
 use crate::skb::{self, FROM_FRAME, Skb};
+use crate::slots::{endpoint, slot_of, word_of};
 use crate::tables::{Connections, Tables, local_slot_in, pa_peer};
-use crate::{cache, clock, emit, follow, maps, sender};
+use crate::{cache, clock, emit, follow, sender};
 
 /// Whether the packet passes.
 ///
@@ -581,56 +581,6 @@ fn passes_without_endpoint(
     // What is translated on its way beyond the node is no longer the node's, and
     // there is nobody to ask about it.
     PASS | NOBODY | u64::from(mark::UNDECIDED) << STATE_SHIFT
-}
-
-/// The slot of an interface that has its own element in the direct-mapped table; 0
-/// for all others.
-#[inline(always)]
-pub(crate) fn near_slot_of(ifindex: u32) -> u32 {
-    match maps::IFINDEX.get(ifindex & (IFINDEX_ENTRIES as u32 - 1)) {
-        Some(entry) if entry.ifindex == ifindex => entry.slot,
-        _ => 0,
-    }
-}
-
-#[inline(always)]
-fn slot_of(ifindex: u32) -> u32 {
-    if let Some(entry) = maps::IFINDEX.get(ifindex & (IFINDEX_ENTRIES as u32 - 1))
-        && entry.ifindex == ifindex
-    {
-        return entry.slot;
-    }
-    // SAFETY: the value is one aligned word, read at once; a row that is given
-    // to another interface meanwhile belongs to an interface that is gone.
-    unsafe { maps::IFINDEX_MORE.get(&ifindex) }
-        .copied()
-        .unwrap_or(0)
-}
-
-/// The word of a slot; of one that holds no endpoint zero, which no endpoint's is
-/// (generations begin at 1).
-#[inline(always)]
-fn word_of(slot: u32) -> PolicyWord {
-    let Some(endpoint) = endpoint(slot) else {
-        return PolicyWord(0);
-    };
-    // SAFETY: array elements stay; one aligned 8-byte load.
-    PolicyWord(unsafe { addr_of!((*endpoint).word).read_volatile() })
-}
-
-#[inline(always)]
-pub(crate) fn endpoint(slot: u32) -> Option<*const Endpoint> {
-    if slot == 0 {
-        return None;
-    }
-    let endpoint: *const Endpoint = maps::ENDPOINTS.get_ptr(slot)?;
-    // SAFETY: array elements stay; one aligned load.
-    let flags = unsafe { addr_of!((*endpoint).flags).read_volatile() };
-    if flags & FLAG_USED == 0 {
-        None
-    } else {
-        Some(endpoint)
-    }
 }
 
 #[inline(always)]

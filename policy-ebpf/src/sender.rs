@@ -16,7 +16,7 @@ use crate::pod::{self, FrameMemory};
 use crate::settings::head;
 use crate::skb::Skb;
 use crate::tables::{Connections, Tables};
-use crate::{clock, follow};
+use crate::{clock, follow, slots};
 
 /// The sender's policy denies the packet; it was reported.
 pub(crate) const DENIED: u32 = 0;
@@ -95,7 +95,7 @@ extern "C" fn pa_sender(skb: *mut __sk_buff, memory: *const FrameMemory, receive
     let skb = Skb::new(&TcContext::new(skb));
     let (flags, _) = head();
     let (slot, marked) = slot_of(frame, &skb);
-    let Some(endpoint) = pod::endpoint(slot) else {
+    let Some(endpoint) = slots::endpoint(slot) else {
         if marked {
             let verdict = Verdict::drop(DropReason::UnknownSender);
             return deny(memory, &verdict, 0, skb.ifindex());
@@ -161,7 +161,7 @@ fn came_by_unisolated(ifindex: u32) -> bool {
     if ifindex == 0 {
         return false;
     }
-    let Some(endpoint) = pod::endpoint(pod::near_slot_of(ifindex)) else {
+    let Some(endpoint) = slots::endpoint(slots::near_slot_of(ifindex)) else {
         return false;
     };
     // SAFETY: array elements stay; one aligned 8-byte load.
