@@ -92,8 +92,10 @@ impl Datapath {
                 other_versions,
             })
         });
-        // What a link's program uses must stay pinned.
-        if opened.is_err() && pins.all_links().is_ok_and(|links| links.is_empty()) {
+        // What a link's program uses must stay pinned: after a step from an older
+        // version that may be a map which was made just now.
+        let unused = migration.is_none() || pins.all_links().is_ok_and(|links| links.is_empty());
+        if opened.is_err() && unused {
             for path in new_pins {
                 // Most often never made; what cannot be removed is found and
                 // compared by the next start.
