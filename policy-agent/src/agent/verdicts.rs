@@ -11,7 +11,7 @@ use policy_common::abi::event::{DropReason, VerdictEvent};
 use policy_core::desired::Provenance;
 use policy_core::simulate::rule_path;
 use policy_core::store::Store;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::names::Names;
 use crate::api::MonitorFilter;
@@ -30,9 +30,29 @@ pub(super) struct VerdictLine {
     connection: Connection,
     src: End,
     dest: End,
+    #[serde(serialize_with = "first")]
     policies: Vec<NamedPolicy>,
+    /// How many more there are than the line names.
+    #[serde(skip_serializing_if = "is_zero")]
+    policies_omitted: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<String>,
+}
+
+/// Policies that a line names at most: a thousand of them on one pod and a flood
+/// that they deny would be megabytes of lines.
+const NAMED: usize = 16;
+
+fn first<S: Serializer>(policies: &[NamedPolicy], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(policies.iter().take(NAMED))
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that serde wants"
+)]
+const fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -171,6 +191,7 @@ impl Context<'_> {
             },
             src: own(direction == Direction::Egress, src),
             dest: own(direction == Direction::Ingress, dst),
+            policies_omitted: policies.len().saturating_sub(NAMED),
             policies,
             rule,
         }
@@ -266,8 +287,22 @@ pub(super) mod tests {
                 namespace: Some(namespace.to_owned()),
                 name: "p".to_owned(),
             }],
+            policies_omitted: 0,
             rule: None,
         }
+    }
+
+    #[test]
+    fn a_line_names_so_many_policies_and_counts_the_others() {
+        let mut long = line("shop", "db");
+        let short = serde_json::to_value(&long).unwrap();
+        assert_eq!(short["policies"].as_array().unwrap().len(), 1);
+        assert!(short.get("policies_omitted").is_none());
+        long.policies = vec![long.policies[0].clone(); NAMED + 3];
+        long.policies_omitted = 3;
+        let text = serde_json::to_value(&long).unwrap();
+        assert_eq!(text["policies"].as_array().unwrap().len(), NAMED);
+        assert_eq!(text["policies_omitted"], 3);
     }
 
     #[test]
