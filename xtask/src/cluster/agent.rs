@@ -246,7 +246,7 @@ pub(super) type Traces = BTreeSet<String>;
 ///
 /// When a node cannot be asked.
 pub(super) fn traces(lab: &Lab, settings: Settings) -> Result<Traces> {
-    let own = std::env::current_exe().context("cannot find this program")?;
+    let own = lab.own_program()?;
     let own = own.to_str().context("this program's path is not UTF-8")?;
     let mut traces = Traces::new();
     for number in settings.nodes() {

@@ -169,6 +169,22 @@ impl Lab {
         self.root.join("lab")
     }
 
+    /// This program, as it was when the cluster came up: a build in between
+    /// replaces the one that runs.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be copied.
+    pub(super) fn own_program(&self) -> Result<PathBuf> {
+        let path = self.state().join("xtask");
+        if !path.exists() {
+            let copied = fs::create_dir_all(self.state())
+                .and_then(|()| fs::copy("/proc/self/exe", &path).map(drop));
+            copied.with_context(|| format!("cannot copy this program to {}", path.display()))?;
+        }
+        Ok(path)
+    }
+
     /// A node's own disk.
     pub(super) fn disk(&self, node: u8) -> PathBuf {
         self.state().join(format!("node-{node}"))

@@ -5,7 +5,6 @@
 //! and pins go, the disk stays, and the next `up` boots it again.
 
 use std::{
-    env,
     ffi::OsStr,
     os::unix::process::CommandExt as _,
     process::{Command, Stdio},
@@ -34,7 +33,7 @@ pub(super) fn start(lab: &Lab, node: u8) -> Result<()> {
     register(lab, node)?;
     let mut command = Command::new("setsid");
     command
-        .arg(env::current_exe().context("cannot find this program")?)
+        .arg(lab.own_program()?)
         .args(["cluster", "enter-node", &node.to_string()]);
     let name = node_name(node);
     background(command, lab, &name)?;
@@ -93,7 +92,7 @@ pub(super) fn enter(lab: &Lab, node: u8) -> Result<()> {
         ))
         .args(["unshare", "--mount", "--pid", "--ipc", "--uts", "--cgroup"])
         .args(["--fork", "--kill-child"])
-        .arg(env::current_exe().context("cannot find this program")?)
+        .arg(lab.own_program()?)
         .args(["cluster", "boot-node", &node.to_string()])
         .exec();
     Err(error).context("cannot start nsenter")
