@@ -12,15 +12,17 @@
 //! 3. Records that were made while the others were copied are copied; then the
 //!    older folder goes.
 //!
-//! A link in this version's folder means that its maps are complete; without one
-//! an attempt that was cut short is begun anew. A version whose elements mean
+//! A folder that is made between the first two steps says that this version's maps
+//! are complete; without it an attempt that was cut short is begun anew. Links of
+//! this version say nothing: after a way back to the older one they are of maps
+//! that have not been kept up since. A version whose elements mean
 //! something else, or have another size, raises `FIRST_OF_KIN`, or brings the
 //! translation here.
 
 use std::{
     fs, io,
     os::fd::{AsFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use policy_common::abi::{
@@ -40,6 +42,8 @@ use super::{
     },
 };
 
+/// Begins the name of the folder that says from which version maps are filled.
+const FROM: &str = "from-v";
 /// Elements that one system call copies at most.
 const BATCH: usize = 4_096;
 /// A hash bucket that holds more than this is not one of ours.
@@ -109,20 +113,22 @@ impl Migration {
             .filter_map(|path| version(path))
             .filter(|abi| kin.contains(abi))
             .max();
+        forget_others(to, abi).map_err(failed(to.abi()))?;
         let Some(abi) = abi else { return Ok(None) };
-        let from = to.of_version(abi);
-        // Without its settings no agent of that version has got as far as a link.
-        let begun = layout::open(&from.map(maps::CONFIG)).map_err(failed(abi))?;
-        if begun.is_none() {
-            return Ok(None);
-        }
         let migration = Self {
-            from,
+            from: to.of_version(abi),
             to: to.clone(),
         };
-        if !migration.is_filled().map_err(failed(abi))? {
-            migration.share().map_err(failed(abi))?;
+        if migration.is_filled() {
+            // What a crash left of it is done now.
+            return Ok(Some(migration));
         }
+        // Without its settings no agent of that version has got as far as a link.
+        let settings = migration.from.map(maps::CONFIG);
+        if layout::open(&settings).map_err(failed(abi))?.is_none() {
+            return Ok(None);
+        }
+        migration.share().map_err(failed(abi))?;
         Ok(Some(migration))
     }
 
@@ -134,8 +140,9 @@ impl Migration {
     /// either judges by what is in force.
     pub(super) fn carry_out(&self, programs: &Programs) -> Result<(), MigrationError> {
         let steps = || -> Result<(), Cause> {
-            if !self.is_filled()? {
+            if !self.is_filled() {
                 self.fill()?;
+                self.note_filled()?;
             }
             self.hand_over(programs)
         };
@@ -161,7 +168,8 @@ impl Migration {
             }
             self.remove_all(&self.from.links())?;
             self.remove_all(&self.from.maps())?;
-            Ok(remove_folder(&self.from.version())?)
+            remove_folder(&self.from.version())?;
+            Ok(remove_folder(&self.filled())?)
         };
         steps().map_err(|cause| self.failed(cause))
     }
@@ -171,9 +179,22 @@ impl Migration {
         MigrationError { abi, cause }
     }
 
-    /// Whether this version's maps are complete.
-    fn is_filled(&self) -> Result<bool, PinError> {
-        Ok(!self.to.all_links()?.is_empty())
+    /// The folder that says that this version's maps hold what the older one's do.
+    fn filled(&self) -> PathBuf {
+        filled(&self.to, self.from.abi())
+    }
+
+    fn is_filled(&self) -> bool {
+        self.filled().exists()
+    }
+
+    fn note_filled(&self) -> Result<(), PinError> {
+        let path = self.filled();
+        fs::create_dir(&path).map_err(|source| PinError::Io {
+            what: "make the folder",
+            path,
+            source,
+        })
     }
 
     /// Pins the maps of equal layout in this version's folder too, in the place of
@@ -266,6 +287,24 @@ impl Migration {
         }
         remove_folder(folder)
     }
+}
+
+/// See [`Migration::filled`].
+fn filled(to: &Pins, abi: u32) -> PathBuf {
+    to.version().join(format!("{FROM}{abi}"))
+}
+
+/// Removes what says that maps are filled from another version than this one: a
+/// step that a crash kept from its very end.
+fn forget_others(to: &Pins, abi: Option<u32>) -> Result<(), PinError> {
+    let kept = abi.map(|abi| filled(to, abi));
+    for path in pin::list(&to.version())? {
+        let name = path.file_name().and_then(|name| name.to_str());
+        if name.is_some_and(|name| name.starts_with(FROM)) && Some(&path) != kept.as_ref() {
+            remove_folder(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// What becomes of elements that are there already.

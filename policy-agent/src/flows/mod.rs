@@ -64,7 +64,12 @@ pub fn read() -> io::Result<Vec<Flow>> {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         let mut room = buffer.as_mut_slice();
-        let length = socket.recv(&mut room, 0)?;
+        let length = match socket.recv(&mut room, 0) {
+            Ok(length) => length,
+            // With a limit on its time the call ends at every signal.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
         for part in wire::parts(buffer.get(..length).unwrap_or_default()) {
             match part? {
                 Part::Done => return Ok(flows),

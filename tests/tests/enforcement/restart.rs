@@ -236,6 +236,49 @@ fn upgrade(node: &mut Node, binary: &Path) -> Result<()> {
     Ok(())
 }
 
+/// After a way back to an older layout, what that one has kept up is taken over,
+/// and not what the newer one left when it went.
+#[test]
+fn a_newer_layout_takes_over_from_the_older_one_that_followed_it() -> Result<()> {
+    let mut node = Node::new("way-back", Wiring::Routed)?;
+    let [web, stranger, db] =
+        ["web", "stranger", "db"].map(|app| node.pod(&format!("shop/{app}"), &[("app", app)]));
+    let (web, stranger, db) = (web?, stranger?, db?);
+    let _server = Server::start(&db, &ServeSpec::ports(&[PORT]))?;
+    let reaches = |from: &Host| -> Result<bool> {
+        Ok(probe(&Probe::new(from, &db, Family::V4, PORT, Proto::Tcp)?)?.is_connected())
+    };
+    let allow_only = |app| allow(Way::Ingress, "shop/db", "db", &[(app, &[])]);
+    let (newer, anew) = LAYOUTS[0];
+    node.folder.put_all("db.json", &[allow_only("stranger")])?;
+    node.rehearse_layout(newer);
+    node.start()?;
+    ensure!(reaches(&stranger)? && !reaches(&web)?, "the newer one");
+    node.stop()?;
+
+    node.rehearse_layout("0");
+    node.start()?;
+    node.apply("db.json", &[allow_only("web")])?;
+    ensure!(!reaches(&stranger)?, "the older one denies it");
+    let kept_up = maps_of(&node, Some(policy_common::abi::ABI_VERSION))?;
+    node.stop()?;
+
+    node.rehearse_layout(newer);
+    node.start()?;
+    ensure!(
+        !reaches(&stranger)? && reaches(&web)?,
+        "the newer one again"
+    );
+    for (name, id) in maps(&node)? {
+        let shared = !anew.contains(&name.as_str()) && !TRANSIENT.contains(&name.as_str());
+        ensure!(
+            !shared || kept_up.get(&name) == Some(&id),
+            "{name} is not the older version's: {kept_up:?}"
+        );
+    }
+    node.finish()
+}
+
 /// Ends one agent and starts another, whose maps have another layout.
 fn migrate(node: &mut Node, anew: &[&str]) -> Result<()> {
     let before = maps(node)?;
@@ -265,8 +308,15 @@ fn migrate(node: &mut Node, anew: &[&str]) -> Result<()> {
 
 /// Name and id of every pinned map, of whatever version.
 fn maps(node: &Node) -> Result<BTreeMap<String, u64>> {
+    maps_of(node, None)
+}
+
+/// Name and id of every pinned map of a version.
+fn maps_of(node: &Node, version: Option<u32>) -> Result<BTreeMap<String, u64>> {
+    let root = node.bpffs().join("policy-agent");
+    let root = version.map_or_else(|| root.clone(), |version| root.join(format!("v{version}")));
     let mut maps = BTreeMap::new();
-    for pin in files_below(&node.bpffs().join("policy-agent"))? {
+    for pin in files_below(&root)? {
         let name = pin.file_name().and_then(|name| name.to_str());
         let name = name.context("a pin has a name")?.to_owned();
         if name.starts_with("pa_") {
