@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::newborn::PORT;
-use crate::lab::{Host, Netns};
+use crate::lab::{Host, Netns, received};
 
 /// Where hellos are answered.
 pub(super) const HELLO_PORT: u16 = 7100;
@@ -137,15 +137,15 @@ fn answer(hellos: &UdpSocket, new: &Sender<Ipv4Addr>, stop: &AtomicBool) {
 /// The client's first tries, each once; runs in its network namespace.
 fn tries_of(pod: Ipv4Addr) -> Tries {
     let to = SocketAddr::new(IpAddr::V4(pod), PORT);
-    let ping = || -> std::io::Result<()> {
+    let ping = || -> std::io::Result<bool> {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         socket.connect(to)?;
         socket.set_read_timeout(Some(TRY))?;
         socket.send(b"first")?;
-        socket.recv(&mut [0; 16]).map(drop)
+        Ok(received(|| socket.recv(&mut [0; 16]))?.is_some())
     };
     Tries {
-        datagram_answered: ping().is_ok(),
+        datagram_answered: ping().unwrap_or(false),
         connected: TcpStream::connect_timeout(&to, TRY).is_ok(),
     }
 }

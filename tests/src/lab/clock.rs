@@ -5,6 +5,7 @@
 //! measuring and stamping could falsify the result, and the offset is measured
 //! anew for each batch of packets.
 
+use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::OnceLock;
@@ -62,6 +63,27 @@ pub fn wait_for(
             bail!("waited {bound:?} in vain for: {what}");
         }
         std::thread::sleep(POLL);
+    }
+}
+
+/// What a blocking call on a socket with a timeout receives; none when the time is
+/// up.
+///
+/// A signal ends such a call early even where no handler asks for that (man 7
+/// signal), and signals reach any thread of a process; the call is made again.
+///
+/// # Errors
+/// Every other error of the call.
+pub fn received<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<Option<T>> {
+    loop {
+        match call() {
+            Ok(received) => return Ok(Some(received)),
+            Err(error) => match error.kind() {
+                io::ErrorKind::Interrupted => {}
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => return Ok(None),
+                _ => return Err(error),
+            },
+        }
     }
 }
 
@@ -136,4 +158,23 @@ impl RealtimeOffset {
 fn to_ns(time: Timespec) -> u64 {
     u64::try_from(time.tv_sec).expect("both clocks count from the past") * NS_PER_SEC
         + u64::try_from(time.tv_nsec).expect("a fraction of a second is not negative")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_do_not_end_a_call_and_time_does() {
+        use io::ErrorKind::{ConnectionRefused, Interrupted, TimedOut, WouldBlock};
+        let after = |kinds: &[io::ErrorKind]| {
+            let mut kinds = kinds.iter();
+            received(|| kinds.next().map_or(Ok(7), |&kind| Err(kind.into()))).ok()
+        };
+        assert_eq!(after(&[]), Some(Some(7)));
+        assert_eq!(after(&[Interrupted, Interrupted]), Some(Some(7)));
+        assert_eq!(after(&[Interrupted, WouldBlock]), Some(None));
+        assert_eq!(after(&[TimedOut]), Some(None));
+        assert_eq!(after(&[ConnectionRefused]), None);
+    }
 }

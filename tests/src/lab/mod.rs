@@ -43,7 +43,7 @@ mod wiring;
 
 pub use bed::{Lab, raise_descriptor_limit};
 pub use churn::{ChurnReport, ChurnSpec, TcpChurn};
-pub use clock::{now_ns, wait_for};
+pub use clock::{now_ns, received, wait_for};
 pub use frame::{arp_reply, arp_request, ethernet, redirect, router_advertisement};
 pub use host::{Family, Host, Mac};
 pub use netns::Netns;

@@ -1,13 +1,13 @@
 //! Connections that are older than the agent: those that policy allows go on,
 //! also where the next word is the other side's; the others end.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use policy_tests::lab::{Family, Host, Wiring};
+use policy_tests::lab::{Family, Host, Wiring, received};
 use serde_json::json;
 
 use crate::node::Node;
@@ -74,19 +74,9 @@ impl Subscription {
     }
 }
 
-/// Whether something is received before the time is up. A signal that another test
-/// of this process causes ends the call, not the wait.
-fn arrives(mut receive: impl FnMut() -> std::io::Result<usize>) -> Result<bool> {
-    loop {
-        match receive() {
-            Ok(length) => return Ok(length > 0),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                return Ok(false);
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
+/// Whether anything is received before the time is up.
+fn arrives(receive: impl FnMut() -> std::io::Result<usize>) -> Result<bool> {
+    Ok(received(receive)?.is_some_and(|length| length > 0))
 }
 
 /// Connection tracking works in a namespace once a rule asks for it.

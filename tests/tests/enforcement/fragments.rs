@@ -1,12 +1,11 @@
 //! Datagrams that do not fit the link: they arrive whole at pods that policy allows
 //! to have them, and not at all at others.
 
-use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use policy_tests::lab::{Family, Host, IpPacket, Sniffer, Wiring, wait_for};
+use policy_tests::lab::{Family, Host, IpPacket, Sniffer, Wiring, received, wait_for};
 
 use crate::expect::PORT;
 use crate::folder::{Way, allow};
@@ -31,14 +30,11 @@ fn socket(host: &Host, family: Family, port: u16) -> Result<UdpSocket> {
 /// The next datagram and who sent it; none within [`PATIENCE`].
 fn receive(socket: &UdpSocket) -> Result<Option<(Vec<u8>, SocketAddr)>> {
     let mut buffer = vec![0; BIG + 1];
-    match socket.recv_from(&mut buffer) {
-        Ok((length, from)) => {
-            buffer.truncate(length);
-            Ok(Some((buffer, from)))
-        }
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
-        Err(error) => Err(error).context("receive"),
-    }
+    let arrived = received(|| socket.recv_from(&mut buffer)).context("receive")?;
+    Ok(arrived.map(|(length, from)| {
+        buffer.truncate(length);
+        (buffer, from)
+    }))
 }
 
 /// Sends until it arrives, which a lost fragment may delay.
