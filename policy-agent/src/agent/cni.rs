@@ -16,7 +16,8 @@ use super::births::{Births, UnknownInterfaces};
 use super::state::{Outcome, PodUid, State};
 use super::told::{Teller, Telling, Told};
 use crate::api::{Awaited, Response};
-use crate::cni::install::{self, Configured, InstallError, Places};
+use crate::cni::hold;
+use crate::cni::install::{self, InstallError, Places};
 use crate::cni::notes::Notes;
 use crate::cni::results::Reader;
 use crate::cni::statement::{Answer, AttachmentId, Question};
@@ -76,6 +77,11 @@ impl Cni {
                 conf_dir,
                 run_dir: run_dir.to_path_buf(),
                 bpffs: bpffs.to_path_buf(),
+                // A kernel that does not say is asked at the next start.
+                hold: hold::is_possible().unwrap_or_else(|error| {
+                    eprintln!("whether the kernel has nftables is not known: {error}");
+                    false
+                }),
             }),
             waiting: Vec::new(),
             held_until: None,
@@ -93,9 +99,10 @@ impl Cni {
     pub(super) fn configure(&mut self) {
         let Some(places) = &self.places else { return };
         let problem = match install::configure(places) {
-            Ok(Configured::AsBefore) => None,
-            Ok(Configured::Written(from)) => {
-                eprintln!("chained to the CNI network in {}", from.display());
+            Ok(configured) => {
+                if configured.written {
+                    eprintln!("{configured}");
+                }
                 None
             }
             // It is being installed; its coming tells.

@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::{Args, Subcommand};
 
 use super::{BpffsArg, DONE, NO, RunDirArg};
-use crate::cni::install::{self, Configured, InstallError, Places};
+use crate::cni::hold;
+use crate::cni::install::{self, InstallError, Places};
 use crate::run_dir::{RunDir, RunDirError};
 
 /// What to do about the plugin.
@@ -85,15 +87,15 @@ pub(super) fn run(command: CniCommand) -> anyhow::Result<u8> {
                 conf_dir: args.folders.cni_conf_dir,
                 run_dir: args.run_dir.run_dir,
                 bpffs: args.bpffs.bpffs,
+                hold: hold::is_possible().context("ask the kernel for nftables")?,
             };
-            match install::configure(&places)? {
-                Configured::AsBefore => println!("{} is chained as before", binary.display()),
-                Configured::Written(network) => println!(
-                    "{} is chained to the network in {}",
-                    binary.display(),
-                    network.display()
-                ),
-            }
+            let configured = install::configure(&places)?;
+            let before = if configured.written {
+                ""
+            } else {
+                ", as before"
+            };
+            println!("{} is {configured}{before}", binary.display());
             Ok(DONE)
         }
         CniCommand::Uninstall(args) => {

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::protocol::{CniError, NEWEST, VERSIONS, code};
@@ -16,6 +16,17 @@ pub(super) const WAIT: Duration = Duration::from_secs(10);
 /// How long the configuration may let it wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
+/// Which of our two entries in the network's list is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Stage {
+    /// Before the network's plugins: there is no interface yet.
+    Hold,
+    /// Behind them, and what an entry without `stage` is.
+    #[default]
+    Enforce,
+}
+
 /// The configuration of a call.
 #[derive(Debug)]
 pub(super) struct Config {
@@ -23,6 +34,8 @@ pub(super) struct Config {
     pub(super) version: String,
     /// `name` of the network; empty where a call needs none.
     pub(super) network: String,
+    /// `stage`.
+    pub(super) stage: Stage,
     /// `prevResult`, as it came.
     pub(super) previous: Option<Box<RawValue>>,
     /// The agent's run directory.
@@ -40,6 +53,7 @@ pub(super) struct Config {
 struct Wire {
     cni_version: Option<String>,
     name: String,
+    stage: Stage,
     prev_result: Option<Box<RawValue>>,
     run_dir: Option<PathBuf>,
     bpffs: Option<PathBuf>,
@@ -90,6 +104,7 @@ impl Config {
         Ok(Self {
             version,
             network: wire.name,
+            stage: wire.stage,
             previous: wire.prev_result.filter(|raw| raw.get() != "null"),
             run_dir: wire
                 .run_dir
@@ -121,6 +136,7 @@ mod tests {
         assert_eq!(config.run_dir, PathBuf::from("/run/policy-agent"));
         assert_eq!(config.bpffs, PathBuf::from("/sys/fs/bpf"));
         assert_eq!(config.wait, WAIT);
+        assert_eq!(config.stage, Stage::Enforce);
         assert!(config.previous.is_none() && config.valid.is_none());
     }
 
@@ -141,7 +157,14 @@ mod tests {
             let text = format!(r#"{{"cniVersion":{version:?},"name":"n"}}"#);
             assert_eq!(code_of(&text), code::INCOMPATIBLE_VERSION, "{version}");
         }
-        for text in ["", "{", "[]", r#"{"name":1}"#, r#"{"cniVersion":1}"#] {
+        for text in [
+            "",
+            "{",
+            "[]",
+            r#"{"name":1}"#,
+            r#"{"cniVersion":1}"#,
+            r#"{"stage":"middle"}"#,
+        ] {
             assert_eq!(code_of(text), code::DECODE, "{text}");
         }
         for version in VERSIONS {

@@ -1,5 +1,7 @@
 //! The configuration that makes runtimes call the plugin: the network's own list
-//! with our entry behind it, under a name that sorts first. Pure.
+//! with our entry behind it, under a name that sorts first; before plugins that
+//! are known to bear it also in front, so that there is a hold before there is an
+//! interface. Pure.
 //!
 //! The network keeps its `name` (host-local stores leases by it) and its plugins
 //! exactly as they are written. Others chain themselves into the file that sorts
@@ -11,6 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
+use super::config::Stage;
 use super::plugin::NAME;
 
 /// Name of our file: before every other that has a number.
@@ -19,13 +22,29 @@ pub const FILE: &str = "00-00-policy-agent.conflist";
 /// Endings of the files that runtimes read.
 const ENDINGS: [&str; 3] = ["conf", "conflist", "json"];
 
-/// What our entry tells the plugin.
+/// First plugins that do not mind a result before theirs (tried in clusters, as
+/// the CNI project ships them); of another one nobody knows whether it would take
+/// that for the result of a plugin that it is chained to.
+const HOLDABLE: [&str; 2] = ["bridge", "ptp"];
+
+/// What our entries tell the plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry<'a> {
     /// The agent's run directory, on the node.
     pub run_dir: &'a Path,
     /// Mount point of the BPF file system, on the node.
     pub bpffs: &'a Path,
+    /// The kernel can hold namespaces.
+    pub hold: bool,
+}
+
+/// Our file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct List {
+    /// Its text.
+    pub text: String,
+    /// Namespaces are held before their interface exists.
+    pub holds: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -35,7 +54,10 @@ struct OurPlugin<'a> {
     kind: &'a str,
     run_dir: &'a Path,
     bpffs: &'a Path,
-    chained: Chained,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stage: Option<Stage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chained: Option<Chained>,
 }
 
 /// What our file was made from.
@@ -78,7 +100,7 @@ pub fn chain(
     network: &[u8],
     ours: Option<&[u8]>,
     entry: &Entry<'_>,
-) -> Result<String, String> {
+) -> Result<List, String> {
     let mut fields = list(network)?;
     let plugins = fields.remove("plugins").ok_or("it has no plugins")?;
     let plugins: Vec<Box<RawValue>> =
@@ -99,24 +121,39 @@ pub fn chain(
     if all.is_empty() {
         return Err("plugins is empty".to_owned());
     }
+    let holds = entry.hold
+        && types
+            .first()
+            .is_some_and(|kind| HOLDABLE.contains(&kind.as_str()));
     let (before, after) = ours.map(added_by_others).unwrap_or_default();
-    let our_plugin = OurPlugin {
-        kind: NAME,
-        run_dir: entry.run_dir,
-        bpffs: entry.bpffs,
-        chained: Chained {
-            file: name.to_owned(),
-            types,
-        },
+    let our_plugin = |stage, chained| {
+        let plugin = OurPlugin {
+            kind: NAME,
+            run_dir: entry.run_dir,
+            bpffs: entry.bpffs,
+            stage,
+            chained,
+        };
+        to_raw_value(&plugin).map_err(written)
     };
-    let written = |error: serde_json::Error| error.to_string();
+    if holds {
+        all.insert(0, our_plugin(Some(Stage::Hold), None)?);
+    }
     all.extend(before);
-    all.push(to_raw_value(&our_plugin).map_err(written)?);
+    let chained = Chained {
+        file: name.to_owned(),
+        types,
+    };
+    all.push(our_plugin(None, Some(chained))?);
     all.extend(after);
     fields.insert("plugins".to_owned(), to_raw_value(&all).map_err(written)?);
     let mut text = serde_json::to_string(&fields).map_err(written)?;
     text.push('\n');
-    Ok(text)
+    Ok(List { text, holds })
+}
+
+fn written(error: serde_json::Error) -> String {
+    error.to_string()
 }
 
 /// The run directory of the agent that our file is for; `None`: of none.
@@ -154,7 +191,7 @@ fn kind_of(plugin: &RawValue) -> Result<Plugin, serde_json::Error> {
     serde_json::from_str(plugin.get())
 }
 
-/// Plugins that others have put into our file, before and behind our entry.
+/// Plugins that others have put into our file, before and behind our last entry.
 fn added_by_others(ours: &[u8]) -> (Vec<Box<RawValue>>, Vec<Box<RawValue>>) {
     #[derive(Deserialize)]
     struct List {
@@ -168,7 +205,7 @@ fn added_by_others(ours: &[u8]) -> (Vec<Box<RawValue>>, Vec<Box<RawValue>>) {
         .iter()
         .map(|plugin| kind_of(plugin).unwrap_or_default())
         .collect();
-    let Some(at) = kinds.iter().position(|plugin| plugin.kind == NAME) else {
+    let Some(at) = kinds.iter().rposition(|plugin| plugin.kind == NAME) else {
         return Default::default();
     };
     let from = &kinds[at].chained.types;
@@ -191,12 +228,22 @@ mod tests {
     use super::*;
     use serde_json::Value;
 
-    fn made(name: &str, network: &str, ours: Option<&str>) -> Result<String, String> {
+    fn made_with(
+        hold: bool,
+        name: &str,
+        network: &str,
+        ours: Option<&str>,
+    ) -> Result<List, String> {
         let entry = Entry {
             run_dir: Path::new("/run/policy-agent"),
             bpffs: Path::new("/sys/fs/bpf"),
+            hold,
         };
         chain(name, network.as_bytes(), ours.map(str::as_bytes), &entry)
+    }
+
+    fn made(name: &str, network: &str, ours: Option<&str>) -> Result<String, String> {
+        made_with(true, name, network, ours).map(|list| list.text)
     }
 
     fn types(text: &str) -> Vec<String> {
@@ -231,13 +278,15 @@ mod tests {
     #[test]
     fn the_network_keeps_its_name_its_fields_and_its_plugins() {
         let text = made("10-lab.conflist", BRIDGE, None).expect("a list");
-        assert_eq!(types(&text), ["bridge", "portmap", NAME]);
+        assert_eq!(types(&text), [NAME, "bridge", "portmap", NAME]);
         let list: Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(list["name"], "lab");
         assert_eq!(list["cniVersion"], "1.0.0");
         assert_eq!(list["disableCheck"], true);
         assert!(text.contains(r#"{"type":"bridge","ipam":{ "type" : "host-local" }}"#));
-        let ours = &list["plugins"][2];
+        assert_eq!(list["plugins"][0]["stage"], "hold");
+        let ours = &list["plugins"][3];
+        assert_eq!(ours["stage"], Value::Null);
         assert_eq!(ours["runDir"], "/run/policy-agent");
         assert_eq!(run_dir(text.as_bytes()), Some("/run/policy-agent".into()));
         assert_eq!(run_dir(BRIDGE.as_bytes()), None);
@@ -249,13 +298,13 @@ mod tests {
     fn a_single_plugin_becomes_a_list_and_made_again_it_is_the_same() {
         let single = r#"{"cniVersion":"0.3.1","name":"one","type":"ptp","mtu":1400}"#;
         let text = made("10-one.conf", single, None).expect("a list");
-        assert_eq!(types(&text), ["ptp", NAME]);
+        assert_eq!(types(&text), [NAME, "ptp", NAME]);
         let list: Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(
             (&list["name"], &list["cniVersion"]),
             (&"one".into(), &"0.3.1".into())
         );
-        assert_eq!(list["plugins"][0]["mtu"], 1400);
+        assert_eq!(list["plugins"][1]["mtu"], 1400);
         assert_eq!(made("10-one.conf", single, Some(&text)), Ok(text));
     }
 
@@ -269,17 +318,42 @@ mod tests {
         let ours = list.to_string();
         let without = r#"{"name":"lab","plugins":[{"type":"bridge"},{"type":"tuning"}]}"#;
         let text = made("10-lab.conflist", without, Some(&ours)).expect("a list");
-        assert_eq!(types(&text), ["bridge", "tuning", "first", NAME, "mesh"]);
+        let expected = [NAME, "bridge", "tuning", "first", NAME, "mesh"];
+        assert_eq!(types(&text), expected);
+        assert_eq!(made("10-lab.conflist", without, Some(&text)), Ok(text));
         // Half a file of ours is as good as none.
         let text = made("10-lab.conflist", BRIDGE, Some(&ours[..60])).expect("a list");
-        assert_eq!(types(&text), ["bridge", "portmap", NAME]);
+        assert_eq!(types(&text), [NAME, "bridge", "portmap", NAME]);
+    }
+
+    #[test]
+    fn namespaces_are_held_where_kernel_and_network_bear_it() {
+        let of = |hold: bool, kind: &str| {
+            let network = format!(r#"{{"name":"n","plugins":[{{"type":"{kind}"}}]}}"#);
+            let list = made_with(hold, "10-n.conflist", &network, None).expect("a list");
+            assert_eq!(types(&list.text).len(), 2 + usize::from(list.holds));
+            list.holds
+        };
+        for kind in HOLDABLE {
+            assert!(of(true, kind) && !of(false, kind), "{kind}");
+        }
+        assert!(!of(true, "calico") && !of(true, "macvlan"));
+    }
+
+    #[test]
+    fn the_list_of_an_agent_that_did_not_hold_is_brought_up_to_date() {
+        let before = made_with(false, "10-lab.conflist", BRIDGE, None).expect("a list");
+        let text = made("10-lab.conflist", BRIDGE, Some(&before.text)).expect("a list");
+        assert_eq!(types(&text), [NAME, "bridge", "portmap", NAME]);
+        let back = made_with(false, "10-lab.conflist", BRIDGE, Some(&text));
+        assert_eq!(back.expect("a list").text, before.text);
     }
 
     #[test]
     fn a_list_that_names_us_already_names_us_once() {
         let network = format!(r#"{{"name":"n","plugins":[{{"type":"ptp"}},{{"type":"{NAME}"}}]}}"#);
         let text = made("x.conflist", &network, None).expect("a list");
-        assert_eq!(types(&text), ["ptp", NAME]);
+        assert_eq!(types(&text), [NAME, "ptp", NAME]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! file appears whole or not at all; the network's own files are never touched,
 //! so that removing ours restores what was.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -20,6 +21,8 @@ pub struct Places {
     pub run_dir: PathBuf,
     /// Mount point of the BPF file system, on the node.
     pub bpffs: PathBuf,
+    /// The kernel can hold namespaces ([`super::hold::is_possible`]).
+    pub hold: bool,
 }
 
 /// Why it cannot be installed or removed.
@@ -61,11 +64,31 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> InstallE
 
 /// What [`configure`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Configured {
-    /// Our list was as it should be.
-    AsBefore,
-    /// It was written: from the network in this file.
-    Written(PathBuf),
+pub struct Configured {
+    /// The file of the network that ours follows.
+    pub network: PathBuf,
+    /// Ours had to be written.
+    pub written: bool,
+    /// Pods' namespaces are held before their interface exists.
+    pub holds: bool,
+}
+
+impl fmt::Display for Configured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "chained to the CNI network in {}",
+            self.network.display()
+        )?;
+        if !self.holds {
+            f.write_str(
+                "; until a new pod's interface has programs, its network namespace answers what \
+                 its policies deny (a network whose first plugin is bridge or ptp, on a kernel \
+                 with nftables, is held until then)",
+            )?;
+        }
+        Ok(())
+    }
 }
 
 /// Makes our list follow the network's own: the first configuration in the
@@ -107,19 +130,24 @@ pub fn configure(places: &Places) -> Result<Configured, InstallError> {
     let entry = Entry {
         run_dir: &places.run_dir,
         bpffs: &places.bpffs,
+        hold: places.hold,
     };
-    let text = conflist::chain(name, &network, ours.as_deref(), &entry).map_err(|why| {
+    let list = conflist::chain(name, &network, ours.as_deref(), &entry).map_err(|why| {
         InstallError::Network {
             path: path.clone(),
             why,
         }
     })?;
-    if ours.as_deref() == Some(text.as_bytes()) {
-        return Ok(Configured::AsBefore);
+    let written = ours.as_deref() != Some(list.text.as_bytes());
+    if written {
+        // Configurations may hold secrets of other plugins.
+        replace(&file, 0o600, |out| out.write_all(list.text.as_bytes()))?;
     }
-    // Configurations may hold secrets of other plugins.
-    replace(&file, 0o600, |out| out.write_all(text.as_bytes()))?;
-    Ok(Configured::Written(path))
+    Ok(Configured {
+        network: path,
+        written,
+        holds: list.holds,
+    })
 }
 
 /// Copies this program into a folder of plugins; its path there.
@@ -219,6 +247,7 @@ mod tests {
                 conf_dir: self.0.join("net.d"),
                 run_dir: "/run/policy-agent".into(),
                 bpffs: "/sys/fs/bpf".into(),
+                hold: true,
             }
         }
 
@@ -250,16 +279,20 @@ mod tests {
         let missing = configure(&places);
         assert!(matches!(missing, Err(InstallError::NoNetwork { .. })));
         let path = temp.network("10-n.conflist", PTP);
-        let written = configure(&places).expect("a network");
-        assert_eq!(written, Configured::Written(path.clone()));
-        assert_eq!(configure(&places).expect("a network"), Configured::AsBefore);
+        let configured = |network: &Path, written, holds| Configured {
+            network: network.to_path_buf(),
+            written,
+            holds,
+        };
+        let made = configure(&places).expect("a network");
+        assert_eq!(made, configured(&path, true, true));
+        let again = configure(&places).expect("a network");
+        assert_eq!(again, configured(&path, false, true));
         assert!(temp.ours().contains("ptp"));
 
         temp.network("10-n.conflist", BRIDGE);
-        assert_eq!(
-            configure(&places).expect("a network"),
-            Configured::Written(path)
-        );
+        let made = configure(&places).expect("a network");
+        assert_eq!(made, configured(&path, true, true));
         assert!(temp.ours().contains("bridge") && !temp.ours().contains("ptp"));
 
         let before = temp.ours();
@@ -272,10 +305,8 @@ mod tests {
         assert_eq!(temp.ours(), before);
 
         let other = temp.network("05-n.conf", r#"{"name":"o","type":"macvlan"}"#);
-        assert_eq!(
-            configure(&places).expect("a network"),
-            Configured::Written(other)
-        );
+        let made = configure(&places).expect("a network");
+        assert_eq!(made, configured(&other, true, false));
         let files = fs::read_dir(&places.conf_dir).expect("a folder").count();
         assert_eq!(files, 2, "nothing but the network's file and ours");
     }

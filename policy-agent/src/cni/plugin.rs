@@ -5,6 +5,9 @@
 //! are. The agent sees to that; where it is away, the programs that it pinned
 //! are attached here. Where neither is to be had (a fresh boot), the runtime is
 //! asked to try again, and no container starts.
+//!
+//! In the stage before the network's plugins there is nothing to enforce on yet:
+//! the pod's namespace is held, and let go when ADD of the last stage succeeds.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -15,7 +18,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::agent;
-use super::config::{self, Config};
+use super::config::{self, Config, Stage};
+use super::hold::{self, Held};
 use super::notes::Notes;
 use super::protocol::{CniError, Environment, NEWEST, VERSIONS, Verb, code};
 use super::result::{self, Attached};
@@ -77,18 +81,57 @@ fn call(
         return Ok(version(input));
     }
     let config = Config::parse(input).map_err(newest)?;
-    let answer = match environment.verb {
-        Verb::Add => add(&environment, &config),
-        Verb::Check => check(&environment, &config).map(|()| String::new()),
-        Verb::Del => {
-            del(&environment, &config);
-            Ok(String::new())
-        }
-        Verb::Gc => gc(&config).map(|()| String::new()),
-        Verb::Status => status(&config).map(|()| String::new()),
-        Verb::Version => Ok(version(input)),
+    let answer = match (config.stage, environment.verb) {
+        (Stage::Hold, Verb::Add) => hold_namespace(&environment, &config),
+        // Everything else is the last stage's to answer, once.
+        (Stage::Hold, _) => Ok(String::new()),
+        (Stage::Enforce, verb) => enforce(verb, &environment, &config),
     };
     answer.map_err(|error| (config.version, error))
+}
+
+/// A call of the last stage.
+fn enforce(verb: Verb, environment: &Environment, config: &Config) -> Result<String, CniError> {
+    match verb {
+        Verb::Add => add(environment, config),
+        Verb::Check => check(environment, config).map(|()| String::new()),
+        Verb::Del => {
+            del(environment, config);
+            Ok(String::new())
+        }
+        Verb::Gc => gc(config).map(|()| String::new()),
+        Verb::Status => status(config).map(|()| String::new()),
+        // Answered before there was a configuration.
+        Verb::Version => Ok(String::new()),
+    }
+}
+
+/// ADD of the first stage: nothing is received in the pod's namespace until the
+/// last stage lets it go.
+fn hold_namespace(environment: &Environment, config: &Config) -> Result<String, CniError> {
+    let pod = environment.pod()?;
+    match hold::hold(Path::new(&environment.netns)) {
+        Ok(Held::Yes) => {}
+        Ok(Held::InUse) => eprintln!(
+            "{NAME}: {}/{}: {} is in use; it is not held again",
+            pod.namespace, pod.name, environment.netns
+        ),
+        Err(error) => {
+            return Err(CniError::new(
+                code::TRY_AGAIN,
+                "the pod's network namespace cannot be held",
+                format!(
+                    "{}/{}: {}: {error}",
+                    pod.namespace, pod.name, environment.netns
+                ),
+            ));
+        }
+    }
+    let nothing = format!(r#"{{"cniVersion":"{}"}}"#, config.version);
+    Ok(config
+        .previous
+        .as_deref()
+        .map_or(nothing, |previous| previous.get().to_owned()))
 }
 
 fn version(input: &str) -> String {
@@ -122,7 +165,8 @@ fn add(environment: &Environment, config: &Config) -> Result<String, CniError> {
             format!("{}: {error}", notes.folder().display()),
         )
     })?;
-    match protect(&statement, ifindex, config) {
+    let protected = protect(&statement, ifindex, config).and_then(|()| let_go(environment));
+    match protected {
         Ok(()) => Ok(previous.get().to_owned()),
         Err(error) => {
             // Nothing was added: nothing is to be remembered.
@@ -132,6 +176,17 @@ fn add(environment: &Environment, config: &Config) -> Result<String, CniError> {
             Err(error)
         }
     }
+}
+
+/// Packets may come in: programs judge them from here on.
+fn let_go(environment: &Environment) -> Result<(), CniError> {
+    hold::release(Path::new(&environment.netns)).map_err(|error| {
+        CniError::new(
+            code::TRY_AGAIN,
+            "the pod's network namespace cannot be let go",
+            format!("{}: {error}", environment.netns),
+        )
+    })
 }
 
 /// Has the pod's policies put in force, or the pod held.
@@ -178,6 +233,11 @@ fn check(environment: &Environment, config: &Config) -> Result<(), CniError> {
     let Some(ifindex) = statement.ifindex else {
         return Err(not_enforceable(environment, &statement));
     };
+    match hold::is_held(Path::new(&environment.netns)) {
+        Ok(false) => {}
+        Ok(true) => return Err(wrong("its network namespace is still held".to_owned())),
+        Err(error) => return Err(wrong(error.to_string())),
+    }
     let question = Question::Check {
         statement: statement.clone(),
     };
@@ -354,6 +414,7 @@ mod tests {
             (r#"{"name":"n","prevResult":[]}"#, code::DECODE),
             // The namespace is gone.
             (r#"{"name":"n","prevResult":{}}"#, code::IO),
+            (r#"{"name":"n","stage":"hold"}"#, code::TRY_AGAIN),
         ];
         for (input, expected) in cases {
             assert_eq!(code_of(&ADD, input), expected, "{input}");

@@ -23,6 +23,17 @@ pub fn node_side(path: &Path, addresses: &[IpAddr]) -> Result<Option<u32>, Iface
     find(&mut kernel, &file, addresses)
 }
 
+/// Whether an interface of the calling thread's network namespace is up, besides
+/// the loopback. The kernel makes some by itself in a new one (`tunl0`, `sit0`);
+/// those are down.
+///
+/// # Errors
+/// [`IfaceError`]: netlink is not to be had.
+pub fn any_up() -> Result<bool, IfaceError> {
+    let links = QuestionSocket::open()?.links()?;
+    Ok(links.values().any(|link| link.up && link.name != "lo"))
+}
+
 fn find(
     kernel: &mut impl Kernel,
     file: &impl AsFd,

@@ -8,7 +8,7 @@
 //!
 //! - [`Scanner`] reads a [`Snapshot`]; [`Watcher`] says when another is due.
 //! - [`node_side()`] finds the node's end of one namespace's interface, for the CNI
-//!   plugin.
+//!   plugin; [`any_up()`] tells it whether a namespace is in use.
 //! - [`assign()`] is pure: snapshot and pods in, owners and doubts out.
 //!
 //! What to do with an interface (attach, hold, leave alone) is the caller's.
@@ -31,7 +31,7 @@ pub use assign::{
     Assignment, Conflict, KnownInterface, NoInterface, NotAPod, assign, assign_after,
 };
 pub use error::IfaceError;
-pub use find::node_side;
+pub use find::{any_up, node_side};
 pub use netns_dir::NetnsProblem;
 pub use pace::Change;
 pub use scan::Scanner;

@@ -219,10 +219,26 @@ impl Lab {
         v6: impl Into<Option<Ipv6Addr>>,
         prepare: impl FnOnce(&Host) -> Result<T>,
     ) -> Result<(Host, T)> {
+        self.pod_prepared_early(name, v4, v6, |_| Ok(()), prepare)
+    }
+
+    /// As [`Lab::pod_prepared`], and runs `early` when there is nothing but the
+    /// pod's network namespace: no interface yet.
+    ///
+    /// # Errors
+    /// Says which step failed; the pod does not exist then.
+    pub fn pod_prepared_early<T>(
+        &mut self,
+        name: &str,
+        v4: impl Into<Option<Ipv4Addr>>,
+        v6: impl Into<Option<Ipv6Addr>>,
+        early: impl FnOnce(&Host) -> Result<()>,
+        prepare: impl FnOnce(&Host) -> Result<T>,
+    ) -> Result<(Host, T)> {
         ensure!(!self.pods.contains_key(name), "pod {name} exists already");
         let node_interface = self.free_name();
         let (v4, v6) = (v4.into(), v6.into());
-        let made = self.build_pod(name, &node_interface, v4, v6, prepare);
+        let made = self.build_pod(name, &node_interface, v4, v6, early, prepare);
         if made.is_err() {
             // It may have been created or not; the error above counts more.
             let _ = self.delete_link(&node_interface);
@@ -238,6 +254,7 @@ impl Lab {
         node_interface: &str,
         v4: Option<Ipv4Addr>,
         v6: Option<Ipv6Addr>,
+        early: impl FnOnce(&Host) -> Result<()>,
         prepare: impl FnOnce(&Host) -> Result<T>,
     ) -> Result<(Host, T)> {
         let file = name.replace('/', "_");
@@ -258,6 +275,7 @@ impl Lab {
             mac,
             gateway_mac: Some(gateway_mac),
         });
+        early(&host)?;
         let pair = format!(
             "link add {node_interface} type veth peer name {INTERFACE} address {mac} netns {}",
             host.netns().path().display()

@@ -112,7 +112,7 @@ fn the_plugin_is_chained_follows_the_network_and_goes_without_a_trace() -> Resul
             .map(|plugin| plugin["type"].clone())
             .collect())
     };
-    ensure!(kinds()? == ["bridge", "policy-cni"]);
+    ensure!(kinds()? == ["policy-cni", "bridge", "policy-cni"]);
     // What is installed is the plugin.
     let mut plugin = std::process::Command::new(bin.join("policy-cni"));
     let output = plugin.env_clear().env("CNI_COMMAND", "VERSION").output()?;
@@ -129,7 +129,7 @@ fn the_plugin_is_chained_follows_the_network_and_goes_without_a_trace() -> Resul
     scene.node.settle()?;
     fs::write(conf.join("10-n.conflist"), list("ptp").to_string())?;
     policy_tests::lab::wait_for("the change to be followed", BOUND, || {
-        kinds().is_ok_and(|kinds| kinds == ["ptp", "policy-cni"])
+        kinds().is_ok_and(|kinds| kinds == ["policy-cni", "ptp", "policy-cni"])
     })?;
     fs::remove_file(&ours)?;
     policy_tests::lab::wait_for("what was deleted to be back", BOUND, || ours.exists())?;
@@ -140,7 +140,7 @@ fn the_plugin_is_chained_follows_the_network_and_goes_without_a_trace() -> Resul
             .status()
             .is_ok_and(|status| status["diagnostics"].to_string().contains("10-n.conflist"))
     })?;
-    ensure!(kinds()? == ["ptp", "policy-cni"]);
+    ensure!(kinds()? == ["policy-cni", "ptp", "policy-cni"]);
     let output = scene.node.run(&uninstall)?;
     ensure!(output.status.code() == Some(1), "an agent runs: {output:?}");
     ensure!(ours.exists(), "nothing was removed");

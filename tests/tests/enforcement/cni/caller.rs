@@ -1,6 +1,7 @@
 //! A container runtime, as far as a CNI plugin sees one: environment, standard
 //! input, and what comes back.
 
+use std::ffi::OsStr;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -103,20 +104,36 @@ impl Sandbox {
 }
 
 /// Calls the plugin of a node.
-pub(crate) struct Caller<'n> {
-    pub(crate) node: &'n Node,
+pub(crate) struct Caller {
+    binary: PathBuf,
+    /// The node, in whose namespace runtimes run.
+    runtime: Host,
+    run_dir: PathBuf,
+    bpffs: PathBuf,
     /// How long ADD may wait.
-    pub(crate) wait: Duration,
+    wait: Duration,
 }
 
-impl<'n> Caller<'n> {
-    pub(crate) fn new(node: &'n Node) -> Self {
-        Self { node, wait: BOUND }
+impl Caller {
+    pub(crate) fn new(node: &Node) -> Self {
+        Self::waiting(node, BOUND)
     }
 
     /// With another bound for ADD.
-    pub(crate) fn waiting(node: &'n Node, wait: Duration) -> Self {
-        Self { node, wait }
+    pub(crate) fn waiting(node: &Node, wait: Duration) -> Self {
+        Self {
+            binary: node.binary().to_owned(),
+            runtime: node.lab.node().clone(),
+            run_dir: node.run_dir(),
+            bpffs: node.bpffs().to_owned(),
+            wait,
+        }
+    }
+
+    /// The stage before the network's plugins.
+    pub(crate) fn hold(&self, command: &str, sandbox: &Sandbox) -> Result<Reply> {
+        let input = self.input(r#","stage":"hold""#);
+        finish(self.call(&environment(command, sandbox)?, &input)?)
     }
 
     pub(crate) fn add(&self, sandbox: &Sandbox) -> Result<Reply> {
@@ -147,49 +164,56 @@ impl<'n> Caller<'n> {
 
     /// Starts a call about a sandbox.
     pub(crate) fn begin(&self, command: &str, sandbox: &Sandbox) -> Result<Child> {
-        let (namespace, name) = sandbox.pod.split_once('/').context("namespace/name")?;
-        let args = format!(
-            "IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};\
-             K8S_POD_INFRA_CONTAINER_ID={};K8S_POD_UID={}",
-            sandbox.container, sandbox.uid
-        );
-        let netns = sandbox.netns.display().to_string();
-        let environment = [
-            ("CNI_COMMAND", command),
-            ("CNI_CONTAINERID", &sandbox.container),
-            ("CNI_NETNS", &netns),
-            ("CNI_IFNAME", "eth0"),
-            ("CNI_ARGS", &args),
-            ("CNI_PATH", "/opt/cni/bin"),
-        ];
         let previous = format!(r#","prevResult":{}"#, sandbox.result);
-        self.call(&environment, &self.input(&previous))
+        self.call(&environment(command, sandbox)?, &self.input(&previous))
     }
 
     fn input(&self, more: &str) -> String {
         format!(
             r#"{{"cniVersion":"1.0.0","name":"{NETWORK}","type":"policy-cni","runDir":"{}",
                "bpffs":"{}","waitMilliseconds":{}{more}}}"#,
-            self.node.run_dir().display(),
-            self.node.bpffs().display(),
+            self.run_dir.display(),
+            self.bpffs.display(),
             self.wait.as_millis()
         )
     }
 
-    fn call(&self, environment: &[(&str, &str)], input: &str) -> Result<Child> {
-        let mut command = Command::new(self.node.binary());
+    fn call<K: AsRef<OsStr>, V: AsRef<OsStr>>(
+        &self,
+        environment: &[(K, V)],
+        input: &str,
+    ) -> Result<Child> {
+        let mut command = Command::new(&self.binary);
         command
             .arg0("/opt/cni/bin/policy-cni")
             .env_clear()
-            .envs(environment.iter().copied())
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let mut child = self.node.lab.node().netns().spawn(&mut command)?;
+        let mut child = self.runtime.netns().spawn(&mut command)?;
         let mut stdin = child.stdin.take().context("piped")?;
         stdin.write_all(input.as_bytes())?;
         Ok(child)
     }
+}
+
+/// What a runtime says of a sandbox by environment.
+fn environment(command: &str, sandbox: &Sandbox) -> Result<[(&'static str, String); 6]> {
+    let (namespace, name) = sandbox.pod.split_once('/').context("namespace/name")?;
+    let args = format!(
+        "IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};\
+         K8S_POD_INFRA_CONTAINER_ID={};K8S_POD_UID={}",
+        sandbox.container, sandbox.uid
+    );
+    Ok([
+        ("CNI_COMMAND", command.to_owned()),
+        ("CNI_CONTAINERID", sandbox.container.clone()),
+        ("CNI_NETNS", sandbox.netns.display().to_string()),
+        ("CNI_IFNAME", "eth0".to_owned()),
+        ("CNI_ARGS", args),
+        ("CNI_PATH", "/opt/cni/bin".to_owned()),
+    ])
 }
 
 /// What a call that was begun comes to.
