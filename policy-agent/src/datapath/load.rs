@@ -1,10 +1,10 @@
-//! Opening the datapath: all programs through the verifier, all maps as the
-//! table says, then into the links that are there already. All or nothing: what
-//! fails leaves what was in force in force.
+//! Opening the datapath: all programs through the verifier, unless the same are
+//! there; all maps as the table says, then into the links that are there already.
+//! All or nothing: what fails leaves what was in force in force.
 
 use std::{
     collections::BTreeMap,
-    fmt, fs, io,
+    fs, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
 };
@@ -23,7 +23,7 @@ use super::{
     maps::Maps,
     migrate::{Migration, MigrationError},
     pin::{self, Hook, PinError, Pins},
-    pinned, sys,
+    pinned, reuse, sys,
 };
 use crate::object::NotBuilt;
 
@@ -73,12 +73,23 @@ impl Datapath {
             new_pins = maps.iter().map(|spec| pins.map(spec.name)).collect();
         }
         let backend = options.backend.unwrap_or_else(Backend::best);
-        let opened = load(&pins, object).and_then(|(maps, programs)| {
+        let same = migration
+            .is_none()
+            .then(|| reuse::take(&pins, object))
+            .flatten();
+        let reused = same.is_some();
+        let found = same.map_or_else(|| load(&pins, object), Ok);
+        let opened = found.and_then(|(maps, programs)| {
             if let Some(migration) = &migration {
                 migration.carry_out(&programs)?;
             }
             adopt::adopt(&pins, &programs)?;
-            pinned::pin(&pins, |hook| programs.of(hook).fd())?;
+            if !reused {
+                pinned::pin(&pins, |hook| programs.of(hook).fd())?;
+                if let Err(error) = reuse::put_seal(&pins, object, &programs) {
+                    eprintln!("the next start loads the programs again: {error}");
+                }
+            }
             if let Some(migration) = &migration {
                 migration.end(&programs)?;
             }
@@ -137,24 +148,13 @@ impl Datapath {
     }
 }
 
-/// The programs, loaded.
+/// The programs, in the kernel.
+#[derive(Debug)]
 pub(super) struct Programs {
-    pub(super) ebpf: Ebpf,
     from: Loaded,
     to: Loaded,
     wire: Loaded,
     xdp: Loaded,
-}
-
-impl fmt::Debug for Programs {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Programs")
-            .field("from", &self.from)
-            .field("to", &self.to)
-            .field("wire", &self.wire)
-            .field("xdp", &self.xdp)
-            .finish_non_exhaustive()
-    }
 }
 
 /// A program in the kernel.
@@ -165,12 +165,27 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
+    pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
+        let id = sys::program_id(fd.as_fd())?;
+        Ok(Self { fd, id })
+    }
+
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 }
 
 impl Programs {
+    /// All of them; `None`: one is missing.
+    pub(super) fn of_all(mut loaded: BTreeMap<Hook, Loaded>) -> Option<Self> {
+        Some(Self {
+            from: loaded.remove(&Hook::From)?,
+            to: loaded.remove(&Hook::To)?,
+            wire: loaded.remove(&Hook::Wire)?,
+            xdp: loaded.remove(&Hook::Xdp)?,
+        })
+    }
+
     /// The program of a hook.
     pub(super) const fn of(&self, hook: Hook) -> &Loaded {
         match hook {
@@ -217,20 +232,19 @@ fn load(pins: &Pins, object: &[u8]) -> Result<(Maps, Programs), DatapathError> {
         fds.insert(spec.name, fd);
         taken.push(map);
     }
-    let programs = load_programs(ebpf)?;
+    let programs = load_programs(&mut ebpf)?;
     drop(taken);
     Ok((Maps::from_fds(fds).map_err(PinError::Map)?, programs))
 }
 
 /// Loads the programs of an object whose maps are there.
-pub(super) fn load_programs(mut ebpf: Ebpf) -> Result<Programs, DatapathError> {
-    let [from, to, wire, xdp] = Hook::ALL.map(|hook| load_one(&mut ebpf, hook));
+pub(super) fn load_programs(ebpf: &mut Ebpf) -> Result<Programs, DatapathError> {
+    let [from, to, wire, xdp] = Hook::ALL.map(|hook| load_one(ebpf, hook));
     Ok(Programs {
         from: from?,
         to: to?,
         wire: wire?,
         xdp: xdp?,
-        ebpf,
     })
 }
 
@@ -260,8 +274,7 @@ fn load_one(ebpf: &mut Ebpf, hook: Hook) -> Result<Loaded, DatapathError> {
         .as_fd()
         .try_clone_to_owned()
         .map_err(|error| rejected(error.into()))?;
-    let id = sys::program_id(fd.as_fd()).map_err(|error| rejected(error.into()))?;
-    Ok(Loaded { fd, id })
+    Loaded::new(fd).map_err(|error| rejected(error.into()))
 }
 
 /// The end of what the verifier says, which is where it gives its reason.

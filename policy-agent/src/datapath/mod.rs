@@ -43,6 +43,7 @@ pub mod pinned;
 pub mod prefilter;
 pub mod preflight;
 pub mod readback;
+mod reuse;
 pub mod settings;
 pub mod sweep;
 mod sys;

@@ -14,6 +14,7 @@ use super::{
     attach::{self, AttachError, Backend, Pinned},
     clsact,
     pin::{Hook, PinError, Pins},
+    reuse,
     sys::{self, Kind},
 };
 
@@ -79,12 +80,18 @@ fn is_on(pins: &Pins, ifindex: u32, hook: Hook) -> Result<bool, AttachError> {
     }
 }
 
-/// Pins programs for [`attach()`], in place of those that an earlier agent pinned.
+/// Pins programs for [`attach()`] and for the next agent, in place of those that an
+/// earlier agent pinned.
 pub(super) fn pin<'p>(
     pins: &Pins,
     program: impl Fn(Hook) -> BorrowedFd<'p>,
 ) -> Result<(), PinError> {
-    for hook in HOOKS {
+    reuse::break_seal(pins).map_err(|source| PinError::Io {
+        what: "clean",
+        path: pins.programs(),
+        source,
+    })?;
+    for hook in Hook::ALL {
         let path = pins.program(hook);
         let mut next = path.clone().into_os_string();
         // The file system reserves names with a dot.

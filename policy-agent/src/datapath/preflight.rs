@@ -317,15 +317,15 @@ pub fn verify(object: &[u8]) -> Result<Vec<Verified>, DatapathError> {
     if object.is_empty() {
         return Err(NotBuilt.into());
     }
-    let ebpf = EbpfLoader::new()
+    let mut ebpf = EbpfLoader::new()
         .verifier_log_level(VerifierLogLevel::STATS)
         .load(object)
         .map_err(Box::new)?;
-    let programs = load::load_programs(ebpf)?;
+    load::load_programs(&mut ebpf)?;
     Ok(Hook::ALL
         .into_iter()
         .filter_map(|hook| {
-            let info = load::program_info(&programs.ebpf, hook)?;
+            let info = load::program_info(&ebpf, hook)?;
             Some(Verified {
                 name: hook.program(),
                 verified_instructions: info.verified_instruction_count().unwrap_or(0),

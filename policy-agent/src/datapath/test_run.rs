@@ -3,7 +3,7 @@
 
 use aya::{
     TestRun, TestRunOptions,
-    programs::{Program, ProgramError},
+    programs::{ProgramError, SchedClassifier},
 };
 use policy_common::abi::Direction;
 
@@ -99,10 +99,7 @@ impl Datapath {
         at: Trial,
         repeat: u32,
     ) -> Result<Answer, TestRunError> {
-        let Some(Program::SchedClassifier(program)) = self.programs.ebpf.program(at.hook.program())
-        else {
-            return Err(ProgramError::NotLoaded.into());
-        };
+        let program = SchedClassifier::from_pin(self.pins.program(at.hook))?;
         let mut context = [0u8; CONTEXT];
         let fields = [
             (MARK, at.mark),

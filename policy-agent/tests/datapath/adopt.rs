@@ -5,7 +5,7 @@ use std::{fs, thread};
 use policy_agent::datapath::{AttachError, DatapathError, Hook, Maps};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
-use crate::bed::{FRIEND, POD, STRANGER, SYN, apply, id, on_bed, tcp};
+use crate::bed::{Bed, FRIEND, POD, STRANGER, SYN, apply, id, on_bed, tcp};
 
 #[test]
 fn what_was_in_force_stays_when_the_agent_goes_and_is_adopted_by_the_next() {
@@ -30,11 +30,74 @@ fn what_was_in_force_stays_when_the_agent_goes_and_is_adopted_by_the_next() {
     });
 }
 
+/// Ids of the programs that are pinned.
+fn programs(bed: &Bed) -> [u32; 4] {
+    Hook::ALL.map(|hook| id("prog", &bed.pins().program(hook)))
+}
+
+#[test]
+fn the_same_programs_with_the_same_maps_are_not_loaded_again() {
+    on_bed(|bed| {
+        let first = bed.open();
+        apply(&first, &bed.pod());
+        first.attach(bed.ifindex).unwrap();
+        let before = programs(bed);
+        drop(first);
+        let second = bed.open();
+        assert_eq!(programs(bed), before);
+        assert!(second.links().unwrap().iter().all(|link| link.current));
+        let to_pod = bed.arriving();
+        for (from, passes) in [(FRIEND, true), (STRANGER, false)] {
+            let packet = tcp((from, 1000), (POD, 80), SYN);
+            assert_eq!(second.test_run(&packet, to_pod, 1).unwrap().passes, passes);
+        }
+        // An interface that comes later.
+        second.detach(bed.ifindex).unwrap();
+        second.attach(bed.ifindex).unwrap();
+        assert!(second.attached().unwrap().contains(&bed.ifindex));
+    });
+}
+
+#[test]
+fn programs_of_a_map_or_a_pin_that_is_not_there_any_more_are_loaded_again() {
+    on_bed(|bed| {
+        let first = bed.open();
+        first.attach(bed.ifindex).unwrap();
+        let mut before = programs(bed);
+        let pins = bed.pins();
+        let map = pins.map("pa_deny6");
+        let [from, to, wire] = [Hook::From, Hook::To, Hook::Wire].map(|hook| pins.program(hook));
+        let a_map = || fs::remove_file(&map).unwrap();
+        let a_program = || fs::remove_file(&wire).unwrap();
+        // Of the right kind, and not the one that it was.
+        let another = || fs::rename(&from, &to).unwrap();
+        let changes: [(&str, &dyn Fn()); 3] = [
+            ("a map", &a_map),
+            ("a program", &a_program),
+            ("another", &another),
+        ];
+        for (what, change) in changes {
+            change();
+            let next = bed.open();
+            let now = programs(bed);
+            assert!(now.iter().all(|id| !before.contains(id)), "{what}: {now:?}");
+            assert!(
+                next.links().unwrap().iter().all(|link| link.current),
+                "{what}"
+            );
+            before = now;
+        }
+        drop(bed.open());
+        assert_eq!(programs(bed), before, "and then they are the same again");
+    });
+}
+
 #[test]
 fn programs_are_replaced_in_place() {
     on_bed(|bed| {
         let first = bed.open();
         first.attach(bed.ifindex).unwrap();
+        bed.forget_programs();
         let second = bed.open();
         assert!(first.attached().unwrap().is_empty(), "not its programs now");
         assert!(second.attached().unwrap().contains(&bed.ifindex));
@@ -54,6 +117,7 @@ fn programs_of_filters_are_replaced_in_place() {
         let first = bed.open_clsact();
         first.attach(bed.ifindex).unwrap();
         assert!(first.attached().unwrap().contains(&bed.ifindex));
+        bed.forget_programs();
         let second = bed.open_clsact();
         assert!(first.attached().unwrap().is_empty(), "not its programs now");
         assert!(second.attached().unwrap().contains(&bed.ifindex));

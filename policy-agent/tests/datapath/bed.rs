@@ -102,6 +102,21 @@ impl Bed {
         self.try_open(None).unwrap()
     }
 
+    /// As by another release, whose programs are others: what says that these are
+    /// the same is not there.
+    pub(crate) fn forget_programs(&self) {
+        let programs = fs::read_dir(self.pins().programs()).unwrap();
+        let seals: Vec<PathBuf> = programs
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| {
+                let name = path.file_name().unwrap().to_string_lossy();
+                name.starts_with("same-")
+            })
+            .collect();
+        assert_eq!(seals.len(), 1);
+        fs::remove_file(&seals[0]).unwrap();
+    }
+
     /// Opens the datapath with clsact filters, as on an older kernel.
     pub(crate) fn open_clsact(&self) -> Datapath {
         self.try_open(Some(Backend::Clsact)).unwrap()

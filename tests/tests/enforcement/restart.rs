@@ -192,6 +192,7 @@ fn outlived(wiring: Wiring) -> Result<()> {
         node.start()?;
         allowed.wait_until_flowing().with_context(gone)?;
     }
+    let (_, kept) = programs(&node)?;
     for round in 0..ROUNDS {
         let gone = || format!("restart {round}");
         node.stop()?;
@@ -199,6 +200,8 @@ fn outlived(wiring: Wiring) -> Result<()> {
         node.start()?;
         allowed.wait_until_flowing().with_context(gone)?;
     }
+    let (_, now) = programs(&node)?;
+    ensure!(kept == now, "the same programs are not loaded again");
     for version in 0..UPGRADES {
         let copy = node.lab.dir().join(format!("policy-agent-{version}"));
         fs::copy(node.binary(), &copy)?;
@@ -225,6 +228,7 @@ fn upgrade(node: &mut Node, binary: &Path) -> Result<()> {
     let (links, before) = programs(node)?;
     ensure!(!links.is_empty() && !before.is_empty());
     node.stop()?;
+    forget_programs(node)?;
     node.start_command(node.run_command(binary))?;
     node.settle()?;
     let (links_now, now) = programs(node)?;
@@ -232,6 +236,24 @@ fn upgrade(node: &mut Node, binary: &Path) -> Result<()> {
     ensure!(
         before.is_disjoint(&now),
         "programs {before:?} are still there"
+    );
+    Ok(())
+}
+
+/// Another release has other programs. This one's would be taken for what they are,
+/// the same, but for the pin that says so.
+fn forget_programs(node: &Node) -> Result<()> {
+    let mut forgotten = 0;
+    for file in files_below(&node.bpffs().join("policy-agent"))? {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("same-") {
+            fs::remove_file(&file)?;
+            forgotten += 1;
+        }
+    }
+    ensure!(
+        forgotten == 1,
+        "{forgotten} pins say which programs these are"
     );
     Ok(())
 }
