@@ -16,6 +16,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::rivals::UNNAMED;
 use crate::object;
 
 /// In front of every name but those of the process.
@@ -77,6 +78,7 @@ pub(super) struct Metrics {
     pub(super) changes: Counter,
     pub(super) failures: Counter,
     pub(super) repairs: Counter,
+    pub(super) displaced: Family<[(&'static str, String); 1], Counter>,
     pub(super) endpoints: Gauge,
     pub(super) not_programmed: Gauge,
     pub(super) held: Gauge,
@@ -104,6 +106,7 @@ impl Metrics {
             changes: Counter::default(),
             failures: Counter::default(),
             repairs: Counter::default(),
+            displaced: Family::default(),
             endpoints: Gauge::default(),
             not_programmed: Gauge::default(),
             held: Gauge::default(),
@@ -125,6 +128,11 @@ impl Metrics {
             let label = severity_label(severity);
             metrics.diagnostics.get_or_create(&label).set(0);
         }
+        drop(
+            metrics
+                .displaced
+                .get_or_create(&[("program", UNNAMED.to_owned())]),
+        );
         for stage in Stage::ALL {
             metrics.lost_so_far(stage, 0);
         }
@@ -226,6 +234,11 @@ impl Metrics {
             registry.register(name, help, gauge.clone());
         }
         registry.register(
+            "displaced",
+            "Times that somebody else's program was before ours and was put behind it",
+            self.displaced.clone(),
+        );
+        registry.register(
             "diagnostics",
             "What is wrong, or worth knowing, now",
             self.diagnostics.clone(),
@@ -235,6 +248,12 @@ impl Metrics {
             "Verdicts and Events that were not told",
             self.lost.clone(),
         );
+    }
+
+    /// A program was before ours; the name is one of few (`rivals`).
+    pub(super) fn displaced_by(&self, name: &str) {
+        let label = [("program", name.to_owned())];
+        self.displaced.get_or_create(&label).inc();
     }
 
     /// Raises a counter of lost events to a total that is kept elsewhere.

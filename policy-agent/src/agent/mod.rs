@@ -43,6 +43,7 @@ mod notices;
 mod prefilter;
 mod quick;
 mod report;
+mod rivals;
 pub mod run;
 mod server;
 mod setup;

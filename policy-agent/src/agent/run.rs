@@ -21,14 +21,20 @@ use super::verdicts::Context;
 use crate::api::{Request, Response};
 use crate::cni::watch::FolderWatch;
 use crate::datapath::events::Events;
+use crate::datapath::settings::Settings;
 use crate::datapath::{Datapath, Pins, grace};
 use crate::iface::{Change, Scanner, Watcher};
 use crate::run_dir::{self, RunDir};
 use crate::source::kubernetes::Access;
 use crate::{datapath, object};
 
-/// How often the kernel is compared with what should be in it.
-const VERIFY: Duration = Duration::from_secs(5);
+/// How often the kernel is compared with what should be in it: what differs is to
+/// be put right within 5 s.
+const VERIFY: Duration = Duration::from_secs(2);
+/// Where reading takes long: what part of the time it may take, and how often it
+/// is done all the same.
+const VERIFY_PART: u32 = 20;
+const VERIFY_LATEST: Duration = Duration::from_secs(4);
 /// How often ended connection records are removed.
 const SWEEP: Duration = Duration::from_secs(10);
 /// How long after a failure it is tried again.
@@ -105,8 +111,12 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
         super::kernel_log::follow(program)?;
     }
     let share = u32::try_from(CT_ENTRIES / CT_SHARES).unwrap_or(u32::MAX);
-    datapath.maps().configure(share, EVENTS_PER_TICK)?;
-    datapath.maps().set_mark_shift(options.mark_shift)?;
+    let settings = Settings {
+        ct_budget: share,
+        events_per_tick: EVENTS_PER_TICK,
+        mark_shift: options.mark_shift,
+    };
+    datapath.maps().restore(&settings, 0, 0)?;
     let mut events = Events::open(datapath.pins())?;
     let mut watcher = Watcher::new(options.netns_dir.as_deref())?;
     let scanner = Scanner::new(options.netns_dir.clone())?;
@@ -128,7 +138,7 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
     prefilter.refresh(&datapath);
 
     let cni = Cni::new(&options.cni, &options.run_dir, &options.bpffs);
-    let mut state = State::new(source, datapath, planner, scanner, cni);
+    let mut state = State::new(source, (datapath, settings), planner, scanner, cni);
     state.feedback.serve(options.http, state.datapath.pins())?;
     if let source::Options::Cluster(access) = &options.source {
         let node = state.engine.node().name.clone();
@@ -223,10 +233,14 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
                 continue
             }
             _ = verify.tick() => {
+                let begun = Instant::now();
                 prefilter.refresh(&state.datapath);
                 let outcome = state.verify();
                 state.feedback.look_for_others(&options.bpffs, std::time::Instant::now());
                 state.took_stock(prefilter.problems());
+                // A large state is read less often, so that it costs little.
+                let pause = (begun.elapsed() * VERIFY_PART).clamp(VERIFY, VERIFY_LATEST);
+                verify.reset_after(pause);
                 outcome
             }
             _ = sweep.tick() => {

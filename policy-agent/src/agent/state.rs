@@ -9,7 +9,7 @@ use policy_core::desired::PodRef;
 use policy_core::diagnostic::{Diagnostic, Severity};
 use policy_core::engine::{Changes, Engine};
 use policy_core::ops::Op;
-use policy_core::plan::{Attachments, Plan, Planner, Programmed};
+use policy_core::plan::{Attachments, Mirror, Plan, Planner, Programmed};
 
 use super::cleanup::Cleanup;
 use super::cni::Cni;
@@ -17,8 +17,10 @@ use super::feedback::Feedback;
 use super::lines::Lines;
 use super::names::Names;
 use super::node;
+use super::rivals::Rivals;
 use super::source::Source;
 use crate::datapath::readback::ReadBackError;
+use crate::datapath::settings::Settings;
 use crate::datapath::{Applied, Datapath};
 use crate::iface::{Assignment, Change, KnownInterface, Scanner, Snapshot, assign_after};
 
@@ -30,6 +32,7 @@ pub(super) struct State {
     pub(super) engine: Engine,
     pub(super) planner: Planner,
     pub(super) datapath: Datapath,
+    settings: Settings,
     pub(super) source: Source,
     scanner: Scanner,
     pub(super) snapshot: Snapshot,
@@ -46,6 +49,7 @@ pub(super) struct State {
     /// Interfaces that have `to_wire`.
     pub(super) wired: BTreeSet<u32>,
     pub(super) wire_failure: Option<Diagnostic>,
+    pub(super) rivals: Rivals,
     /// What the last plan was made for, if it has been carried out whole.
     pub(super) settled: Option<(Attachments, BTreeSet<u32>)>,
     /// Interfaces were looked at since the last reconciliation.
@@ -102,7 +106,7 @@ impl Outcome {
 impl State {
     pub(super) fn new(
         source: Source,
-        datapath: Datapath,
+        (datapath, settings): (Datapath, Settings),
         planner: Planner,
         scanner: Scanner,
         cni: Cni,
@@ -111,6 +115,7 @@ impl State {
             engine: Engine::new(source.node()),
             planner,
             datapath,
+            settings,
             source,
             scanner,
             snapshot: Snapshot::default(),
@@ -123,6 +128,7 @@ impl State {
             cni,
             wired: BTreeSet::new(),
             wire_failure: None,
+            rivals: Rivals::default(),
             settled: None,
             looked: true,
             programmed: BTreeMap::new(),
@@ -269,22 +275,20 @@ impl State {
 
     /// Compares the kernel with what should be in it, and repairs.
     pub(super) fn verify(&mut self) -> Outcome {
-        let wires = self.reread_wires().map_err(ReadBackError::from);
-        let found = wires.and_then(|differs| Ok((differs, self.datapath.read_back()?)));
-        match found {
-            Ok((wires_differ, mirror)) => {
+        match self.look() {
+            Ok((put_right, mirror)) => {
                 let differs = {
                     let known = self.planner.mirror();
                     mirror != *known
                 };
-                if !differs && !wires_differ {
+                if !differs && !put_right {
                     return Outcome::default();
                 }
                 self.planner.reread(mirror);
                 self.settled = None;
                 let before = self.changes;
                 let outcome = self.reconcile();
-                if self.changes != before || wires_differ {
+                if self.changes != before || put_right {
                     self.repairs += 1;
                     eprintln!("repaired: the kernel's maps or links were not as they were left");
                 }
@@ -298,6 +302,19 @@ impl State {
                 Outcome::failed()
             }
         }
+    }
+
+    /// What is in the kernel; whether something beside the mirror was not as it was
+    /// left, and is put right or is about to be.
+    fn look(&mut self) -> Result<(bool, Mirror), ReadBackError> {
+        let moved = self.keep_in_front()?;
+        let restored = self.datapath.maps().restore(
+            &self.settings,
+            self.planner.mirror().generation,
+            self.planner.mirror().endpoint_number,
+        )?;
+        let wires = self.reread_wires()?;
+        Ok((moved || restored || wires, self.datapath.read_back()?))
     }
 
     /// Does operations; false if not all of them could be done.
@@ -359,6 +376,7 @@ impl State {
         all.extend(self.failure.iter().cloned());
         all.extend(self.scan_failure.iter().cloned());
         all.extend(self.wire_failure.iter().cloned());
+        all.extend(self.rival_problems());
         all.extend(self.interface_problems());
         all.extend(self.cni_problems());
         all.extend(self.other_versions());
@@ -388,7 +406,10 @@ impl State {
 
     /// Whether the datapath takes what it is told.
     pub(super) fn healthy(&self) -> bool {
-        self.failure.is_none() && self.scan_failure.is_none() && self.wire_failure.is_none()
+        self.failure.is_none()
+            && self.scan_failure.is_none()
+            && self.wire_failure.is_none()
+            && !self.rivals.any()
     }
 
     /// Whether every endpoint has the policies that it should.

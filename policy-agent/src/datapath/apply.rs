@@ -303,14 +303,18 @@ impl Maps {
     /// After words were stored or slots emptied: clears the flag if no slot has
     /// a word that isolates egress.
     fn forget_egress(&self) -> Result<(), MapError> {
-        let isolated = (0..self.slots()).any(|slot| {
-            let endpoint = self.endpoint(slot);
-            endpoint.is_some_and(|endpoint| isolates_egress(PolicyWord(endpoint.word)))
-        });
-        if isolated || self.config().flags & FLAG_EGRESS == 0 {
+        if self.isolates_some_egress() || self.config().flags & FLAG_EGRESS == 0 {
             return Ok(());
         }
         self.set_flag(FLAG_EGRESS, false)
+    }
+
+    /// Whether a slot has a word that isolates egress.
+    pub(super) fn isolates_some_egress(&self) -> bool {
+        (0..self.slots()).any(|slot| {
+            let endpoint = self.endpoint(slot);
+            endpoint.is_some_and(|endpoint| isolates_egress(PolicyWord(endpoint.word)))
+        })
     }
 
     fn write_endpoint(&self, slot: u32, value: &Endpoint) -> Result<(), MapError> {

@@ -159,7 +159,7 @@ impl Datapath {
                         hook,
                         live,
                         current: link.facts.program_id == self.programs.of(hook).id,
-                        front: live && is_front(ifindex, hook, link.facts.id),
+                        front: live && self.is_front(ifindex, hook, link.facts.id),
                     }
                 }
                 Pinned::Program(id) => {
@@ -169,13 +169,18 @@ impl Datapath {
                         hook,
                         live,
                         current: id == self.programs.of(hook).id,
-                        front: live,
+                        front: live && clsact::before(ifindex, hook).is_ok_and(|b| b.is_empty()),
                     }
                 }
             };
             states.push(state);
         }
         Ok(states)
+    }
+
+    fn is_front(&self, ifindex: u32, hook: Hook, link: u32) -> bool {
+        let before = self.before(ifindex, hook, link);
+        before.is_ok_and(|before| before.is_empty())
     }
 
     /// Interfaces that have both of this agent's programs for pods.
@@ -277,11 +282,6 @@ pub(super) const fn attach_type(hook: Hook) -> u32 {
 /// Whether a link is still where its pin says.
 pub(super) const fn is_live(facts: &LinkFacts, ifindex: u32, hook: Hook) -> bool {
     facts.ifindex == ifindex && facts.attach_type == attach_type(hook)
-}
-
-fn is_front(ifindex: u32, hook: Hook, id: u32) -> bool {
-    hook == Hook::Xdp
-        || link::tcx_links(ifindex, attach_type(hook)).is_ok_and(|ids| ids.first() == Some(&id))
 }
 
 /// Puts a program into a link, in place, unless it is there; gives the program

@@ -18,7 +18,7 @@ use aya::{
 use super::{
     adopt,
     attach::{AttachError, Backend},
-    layout,
+    front, layout,
     map::MapError,
     maps::Maps,
     migrate::{Migration, MigrationError},
@@ -94,6 +94,7 @@ impl Datapath {
                 migration.end(&programs)?;
             }
             pinned::sweep(&pins)?;
+            front::sweep(&pins)?;
             let other_versions = pins.other_versions()?;
             Ok(Self {
                 pins: pins.clone(),

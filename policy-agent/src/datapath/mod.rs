@@ -13,7 +13,8 @@
 //! - [`pin`], [`layout`]: paths, the BPF file system, the check of what is pinned.
 //! - [`load`], `adopt`: programs through the verifier, and into links that are
 //!   there already; `migrate`: out of another version's maps and links.
-//! - [`attach`], [`clsact`], [`prefilter`]: interfaces; [`pinned`]: without an agent.
+//! - [`attach`], [`clsact`], [`prefilter`]: interfaces; [`front`]: who comes first there;
+//!   [`pinned`]: without an agent.
 //! - [`maps`], [`map`]: typed maps, without any program; `earlier`: connections older than
 //!   the programs.
 //! - [`apply`] (with `encode`), [`readback`], [`settings`]: operations, and what they left.
@@ -32,6 +33,7 @@ pub mod dump;
 mod earlier;
 mod encode;
 pub mod events;
+pub mod front;
 pub mod layout;
 pub mod load;
 pub mod map;
@@ -51,6 +53,7 @@ pub mod test_run;
 
 pub use apply::{Applied, OpFailure, WordStored};
 pub use attach::{AttachError, Backend, LinkState};
+pub use front::{Displaced, Rival};
 pub use load::{Datapath, DatapathError, Options};
 pub use map::{MapError, TypedMap};
 pub use maps::Maps;

@@ -1,16 +1,23 @@
 //! What is in the kernel, as planning needs it.
+//!
+//! A value repeats its key, and programs take none that does not. So what does not
+//! is told as something that nobody wants (an identity or a port set that is never
+//! given out): the plan writes or removes it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use policy_common::abi::{
     endpoint::FLAG_USED,
-    identity::{FLAG_NODE, local_slot},
+    identity::{FLAG_NODE, Identity, UNRESOLVED, local_slot},
     policy::PortSet,
 };
 use policy_core::plan::{HostRow, Mirror, StoredPortSet};
 
-use super::{Datapath, attach::AttachError, map::MapError, maps::Maps};
+use super::{Datapath, apply::element, attach::AttachError, map::MapError, maps::Maps};
+
+/// A port set that there is not.
+const NO_PORT_SET: u32 = u32::MAX;
 
 /// The kernel's state cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +58,13 @@ impl Maps {
             ..Mirror::default()
         };
         for (key, entry) in self.policy.entries()? {
-            mirror.rows.insert(key, entry.port_set);
+            let is_whole = (entry.policy, entry.identity) == (key.policy, key.identity);
+            let port_set = if is_whole {
+                entry.port_set
+            } else {
+                NO_PORT_SET
+            };
+            mirror.rows.insert(key, port_set);
         }
         for (id, set) in self.port_sets.entries()? {
             // What an array's element is before it is written.
@@ -69,8 +82,9 @@ impl Maps {
                 mirror.endpoints.insert(slot, endpoint);
             }
         }
-        for (_, entry) in self.ifindex.entries()? {
-            if entry.ifindex != 0 {
+        for (at, entry) in self.ifindex.entries()? {
+            // Elsewhere nobody looks for it.
+            if entry.ifindex != 0 && element(entry.ifindex) == at {
                 mirror.interfaces.insert(entry.ifindex, entry.slot);
             }
         }
@@ -88,27 +102,29 @@ impl Maps {
             slot: local_slot(flags),
         };
         for (address, entry) in self.id4.entries()? {
+            let identity = whole(entry.addr == address, entry.identity);
             let address = IpAddr::V4(Ipv4Addr::from(address));
-            mirror
-                .hosts
-                .insert(address, host(entry.flags, entry.identity));
+            mirror.hosts.insert(address, host(entry.flags, identity));
         }
         for (address, entry) in self.id6.entries()? {
+            let identity = whole(entry.addr == address, entry.identity);
             let address = IpAddr::V6(Ipv6Addr::from(address));
-            mirror
-                .hosts
-                .insert(address, host(entry.flags, entry.identity));
+            mirror.hosts.insert(address, host(entry.flags, identity));
         }
         for (key, entry) in self.cidr4.entries()? {
             let length = u8::try_from(key.prefix_len).unwrap_or(u8::MAX);
+            let is_whole = (entry.addr, entry.prefix_len) == (key.addr, key.prefix_len);
             if let Ok(prefix) = Ipv4Net::new(key.addr.into(), length) {
-                mirror.prefixes.insert(IpNet::V4(prefix), entry.identity);
+                let identity = whole(is_whole, entry.identity);
+                mirror.prefixes.insert(IpNet::V4(prefix), identity);
             }
         }
         for (key, entry) in self.cidr6.entries()? {
             let length = u8::try_from(key.prefix_len).unwrap_or(u8::MAX);
+            let is_whole = (entry.addr, entry.prefix_len) == (key.addr, key.prefix_len);
             if let Ok(prefix) = Ipv6Net::new(key.addr.into(), length) {
-                mirror.prefixes.insert(IpNet::V6(prefix), entry.identity);
+                let identity = whole(is_whole, entry.identity);
+                mirror.prefixes.insert(IpNet::V6(prefix), identity);
             }
         }
         Ok(())
@@ -133,4 +149,9 @@ impl Maps {
             default_action: set.default_action,
         })
     }
+}
+
+/// The identity of a row that repeats its key, else one that nobody has.
+const fn whole(is_whole: bool, identity: Identity) -> Identity {
+    if is_whole { identity } else { UNRESOLVED }
 }

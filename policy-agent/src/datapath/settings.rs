@@ -3,11 +3,71 @@
 
 use std::{io, mem::offset_of};
 
-use policy_common::abi::config::{Config, FLAG_ENFORCE_OFF};
+use policy_common::abi::config::{
+    Config, FLAG_CIDR4, FLAG_CIDR6, FLAG_EGRESS, FLAG_ENFORCE_OFF, FLAG_SERVICES,
+};
 
 use super::{map::MapError, maps::Maps};
 
+/// What an agent sets when it starts, and keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Confirmed connections that each endpoint may have.
+    pub ct_budget: u32,
+    /// Events that each CPU may send per tick.
+    pub events_per_tick: u32,
+    /// The lowest of our bits in a packet's mark.
+    pub mark_shift: u32,
+}
+
 impl Maps {
+    /// Makes the settings what they are to be, wherever they are not; whether any
+    /// was not. The emergency switch is the user's and stays as it is.
+    ///
+    /// Of the flags that tell programs where to look, those that are missing are
+    /// set; one too many costs time and changes no verdict. Generation and
+    /// endpoint number are at least these afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError`] when a map cannot be read.
+    pub fn restore(
+        &self,
+        wanted: &Settings,
+        generation: u32,
+        endpoint_number: u32,
+    ) -> Result<bool, MapError> {
+        let found = self.config();
+        let mut flags = 0;
+        for (flag, needed) in [
+            (FLAG_CIDR4, !self.cidr4.is_empty()?),
+            (FLAG_CIDR6, !self.cidr6.is_empty()?),
+            (FLAG_SERVICES, !self.services.is_empty()?),
+            (FLAG_EGRESS, self.isolates_some_egress()),
+        ] {
+            if needed {
+                flags |= flag;
+            }
+        }
+        let missing = flags & !found.flags;
+        if missing != 0 {
+            self.set_flag(missing, true)?;
+        }
+        let kept = Settings {
+            ct_budget: found.ct_budget,
+            events_per_tick: found.events_per_tick,
+            mark_shift: found.mark_shift,
+        };
+        if kept != *wanted {
+            self.configure(wanted.ct_budget, wanted.events_per_tick)?;
+            self.set_mark_shift(wanted.mark_shift)?;
+        }
+        self.note_generation(generation)?;
+        self.note_endpoint_number(endpoint_number)?;
+        let went_back = found.generation < generation || found.endpoint_number < endpoint_number;
+        Ok(missing != 0 || kept != *wanted || went_back)
+    }
+
     /// Sets how many confirmed connections each endpoint may have, and how many
     /// events each CPU may send per tick
     /// ([`policy_common::abi::config::EVENT_TICK_NS`]).

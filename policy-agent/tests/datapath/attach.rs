@@ -104,7 +104,7 @@ fn program_is_put_in_front_and_one_that_comes_before_it_is_noticed() {
 }
 
 /// An agent with a folder of its own.
-fn other_agent(bed: &crate::bed::Bed) -> Datapath {
+pub(crate) fn other_agent(bed: &crate::bed::Bed) -> Datapath {
     let bpffs = bed.bpffs.join("other");
     std::fs::create_dir(&bpffs).unwrap();
     crate::bed::Bed {

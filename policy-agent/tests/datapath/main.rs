@@ -17,6 +17,7 @@ mod crafted;
 mod errors;
 mod flood;
 mod fragments;
+mod front;
 mod observe;
 mod pins;
 mod prefilter;

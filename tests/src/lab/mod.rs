@@ -20,6 +20,7 @@
 mod bed;
 mod churn;
 mod clock;
+mod foreign;
 mod frame;
 mod host;
 mod ip;
@@ -44,6 +45,7 @@ mod wiring;
 pub use bed::{Lab, raise_descriptor_limit};
 pub use churn::{ChurnReport, ChurnSpec, TcpChurn};
 pub use clock::{now_ns, received, wait_for};
+pub use foreign::{Foreign, Side};
 pub use frame::{arp_reply, arp_request, ethernet, redirect, router_advertisement};
 pub use host::{Family, Host, Mac};
 pub use netns::Netns;

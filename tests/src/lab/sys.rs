@@ -1,7 +1,7 @@
 //! The system calls that no safe wrapper offers: packet sockets, time stamps and
 //! loss counters of sockets, `TCP_INFO`, interface flags, `unshare`.
 //!
-//! The only file of the lab with `unsafe`. Everything here takes and returns
+//! The only file of the lab with `unsafe` but `foreign`. Everything here takes and returns
 //! values; who calls decides in which namespace.
 
 use std::io;

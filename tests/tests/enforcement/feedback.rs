@@ -13,10 +13,10 @@ use crate::folder::{Way, allow};
 use crate::node::{BOUND, Node};
 
 /// Where the agent is told to serve: the node has a network namespace of its own.
-const ADDRESS: &str = "127.0.0.1:9410";
+pub(crate) const ADDRESS: &str = "127.0.0.1:9410";
 
 /// Asks for a path, in the node's network namespace: status and body.
-fn get(node: &Node, path: &str) -> Result<(u16, String)> {
+pub(crate) fn get(node: &Node, path: &str) -> Result<(u16, String)> {
     node.lab.node().netns().run(|| {
         let mut stream = TcpStream::connect(ADDRESS)?;
         stream.set_read_timeout(Some(BOUND))?;
@@ -33,7 +33,7 @@ fn get(node: &Node, path: &str) -> Result<(u16, String)> {
 }
 
 /// The value of a metric's sample, by its name and labels.
-fn metric(text: &str, sample: &str) -> Result<f64> {
+pub(crate) fn metric(text: &str, sample: &str) -> Result<f64> {
     let line = text
         .lines()
         .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));

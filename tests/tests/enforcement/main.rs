@@ -7,6 +7,7 @@
 mod bad_input;
 mod cni;
 mod cut;
+mod drift;
 mod earlier;
 mod errors;
 mod expect;

@@ -57,6 +57,19 @@ impl State {
                     .to_owned(),
             });
         }
+        let rivals = self.rivals.names();
+        if !rivals.is_empty() {
+            all.push(Notice {
+                regarding: of_node(&node),
+                reason: Reason::ForeignProgram,
+                note: format!(
+                    "{} came before policy-agent's programs on interfaces of this node: packets \
+                     that it passed by itself were judged by no policy; policy-agent puts its \
+                     own first again (see: policy-agent status)",
+                    rivals.join(", ")
+                ),
+            });
+        }
         all.extend(self.feedback.others().iter().map(|other| Notice {
             regarding: of_node(&node),
             reason: Reason::OtherEnforcer,

@@ -64,6 +64,8 @@ pub(super) enum Reason {
     NotProgrammed,
     /// Somebody else enforces policies on the node.
     OtherEnforcer,
+    /// Somebody else's program came before ours.
+    ForeignProgram,
     /// The emergency switch is off: nothing is denied.
     EnforcementOff,
 }
@@ -71,13 +73,14 @@ pub(super) enum Reason {
 impl Reason {
     /// Every reason.
     #[cfg(test)]
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::UnprotectedStart,
         Self::UnsupportedField,
         Self::InvalidPolicy,
         Self::CapacityExceeded,
         Self::NotProgrammed,
         Self::OtherEnforcer,
+        Self::ForeignProgram,
         Self::EnforcementOff,
     ];
 
@@ -90,6 +93,7 @@ impl Reason {
             Self::CapacityExceeded => "CapacityExceeded",
             Self::NotProgrammed => "NotProgrammed",
             Self::OtherEnforcer => "OtherEnforcer",
+            Self::ForeignProgram => "ForeignProgram",
             Self::EnforcementOff => "EnforcementOff",
         }
     }

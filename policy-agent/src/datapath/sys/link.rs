@@ -156,8 +156,16 @@ struct QueryAttr {
     revision: u64,
 }
 
-/// Ids of the links on an interface's TCX hook, from front to back.
-pub(in super::super) fn tcx_links(ifindex: u32, attach_type: u32) -> io::Result<Vec<u32>> {
+/// A program on an interface's TCX hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) struct OnHook {
+    pub(in super::super) program_id: u32,
+    /// 0: attached without a link.
+    pub(in super::super) link_id: u32,
+}
+
+/// What is on an interface's TCX hook, from front to back.
+pub(in super::super) fn tcx_programs(ifindex: u32, attach_type: u32) -> io::Result<Vec<OnHook>> {
     // The kernel allows at most 64 (BPF_MPROG_MAX).
     let mut programs = [0u32; 64];
     let mut links = [0u32; 64];
@@ -172,7 +180,13 @@ pub(in super::super) fn tcx_links(ifindex: u32, attach_type: u32) -> io::Result<
     // SAFETY: both arrays have room for `count` ids.
     unsafe { bpf(Command::ProgQuery, &mut attr) }?;
     let count = usize::try_from(attr.count).expect("at most 64");
-    Ok(links.into_iter().take(count).collect())
+    let all = programs.into_iter().zip(links).take(count);
+    Ok(all
+        .map(|(program_id, link_id)| OnHook {
+            program_id,
+            link_id,
+        })
+        .collect())
 }
 
 /// What ids name.

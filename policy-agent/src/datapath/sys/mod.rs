@@ -4,14 +4,16 @@
 //! This folder is the only place of the datapath with `unsafe` (but for the
 //! registration of the event ring with tokio): [`elem`] reads
 //! and writes map elements, [`link`] handles links and ids, [`mapping`] is
-//! memory shared with the kernel, [`plain`] turns layouts into bytes. Everything
-//! above works on safe functions. Errors are the kernel's error numbers; what
-//! they mean for whom is said by the callers.
+//! memory shared with the kernel, [`plain`] turns layouts into bytes, [`relay`] is
+//! a program of a few instructions. Everything above works on safe functions.
+//! Errors are the kernel's error numbers; what they mean for whom is said by the
+//! callers.
 
 pub(super) mod elem;
 pub(super) mod link;
 pub(super) mod mapping;
 pub(super) mod plain;
+pub(super) mod relay;
 
 use std::{
     ffi::{CString, c_long},
@@ -32,6 +34,7 @@ pub(super) enum Command {
     MapUpdate = 2,
     MapDelete = 3,
     MapNextKey = 4,
+    ProgLoad = 5,
     ObjPin = 6,
     ObjGet = 7,
     ProgFdById = 13,
@@ -204,6 +207,20 @@ pub(super) fn map_facts(fd: BorrowedFd<'_>) -> io::Result<MapFacts> {
 pub(super) fn program_id(fd: BorrowedFd<'_>) -> io::Result<u32> {
     let [_, id] = info::<2>(fd)?;
     Ok(id)
+}
+
+/// The name of a program, as far as the kernel keeps it (15 bytes); empty: it has
+/// none. What does not belong into a line is left out: others choose it.
+pub(super) fn program_name(fd: BorrowedFd<'_>) -> io::Result<String> {
+    /// Words before `name` in `struct bpf_prog_info`.
+    const BEFORE: usize = 16;
+    let words = info::<{ BEFORE + 4 }>(fd)?;
+    let bytes = words
+        .iter()
+        .skip(BEFORE)
+        .flat_map(|word| word.to_ne_bytes());
+    let text = bytes.take_while(|byte| *byte != 0).map(char::from);
+    Ok(text.filter(char::is_ascii_graphic).collect())
 }
 
 #[repr(C)]
