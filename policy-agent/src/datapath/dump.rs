@@ -1,9 +1,11 @@
-//! What the maps hold, for people: how full each is. The contents are read with
+//! What the maps hold, for people: how full each is. Elements of arrays are never
+//! removed, so of these only what something names is in use. The contents are read with
 //! the fields of [`Maps`] (`entries`), [`Maps::endpoint`], [`Maps::config`] and
 //! [`Maps::counters`].
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use policy_common::abi::{
-    conntrack::CtCount,
     endpoint::{Endpoint, FLAG_USED},
     maps::{self as abi, MapSpec},
 };
@@ -52,18 +54,16 @@ impl Maps {
             abi::CIDR4 => self.cidr4.entries()?.len(),
             abi::CIDR6 => self.cidr6.entries()?.len(),
             abi::POLICY => self.policy.entries()?.len(),
-            abi::PORT_SETS => {
-                let sets = self.port_sets.entries()?;
-                sets.iter()
-                    .filter(|(_, set)| set.count != 0 || set.default_rule != 0)
-                    .count()
-            }
+            abi::PORT_SETS => self.named_port_sets()?.len(),
             abi::EXTENTS => {
-                let intervals = self.extents.entries()?;
-                intervals
+                let named = self.named_port_sets()?;
+                let sets = self.port_sets.entries()?;
+                let runs = sets
                     .iter()
-                    .filter(|(_, interval)| interval.last != 0)
-                    .count()
+                    .filter(|(id, set)| set.extent != 0 && named.contains(id))
+                    .map(|(_, set)| (set.extent, set.count as usize));
+                // Several may share one.
+                runs.collect::<BTreeMap<_, _>>().values().sum()
             }
             abi::SERVICES => self.services.entries()?.len(),
             abi::CT => self.ct.entries()?.len(),
@@ -72,13 +72,20 @@ impl Maps {
             abi::FRAGMENTS => self.fragments.entries()?.len(),
             abi::CT_COUNT => (0..self.slots())
                 .filter_map(|slot| self.ct_count(slot))
-                .filter(|count| *count != CtCount::default())
+                .filter(|count| count.created != count.removed)
                 .count(),
             abi::CONFIG => 1,
             abi::DENY4 => self.deny4.entries()?.len(),
             abi::DENY6 => self.deny6.entries()?.len(),
             _ => return Ok(None),
         }))
+    }
+
+    /// Port sets that a row names.
+    fn named_port_sets(&self) -> Result<BTreeSet<u32>, MapError> {
+        let rows = self.policy.entries()?;
+        let named = rows.iter().map(|(_, row)| row.port_set);
+        Ok(named.filter(|port_set| *port_set != 0).collect())
     }
 
     /// Slots that hold an endpoint.
