@@ -1,5 +1,7 @@
 //! The XDP prefilter and its list.
 
+use std::net::{Ipv4Addr, UdpSocket};
+
 use policy_agent::datapath::{
     AttachError, Hook,
     prefilter::{DenyChange, DenyError, XdpMode},
@@ -34,7 +36,7 @@ fn list_that_is_too_long_changes_nothing() {
         let maps = datapath.maps();
         let count = u32::try_from(DENY_ENTRIES).unwrap();
         let long: Vec<_> = (0..=count)
-            .map(|i| ipnet::IpNet::new(std::net::Ipv4Addr::from(i).into(), 32).unwrap())
+            .map(|i| ipnet::IpNet::new(Ipv4Addr::from(i).into(), 32).unwrap())
             .collect();
         let error = maps.deny(&long).unwrap_err();
         assert!(matches!(error, DenyError::TooMany { .. }), "{error}");
@@ -92,5 +94,49 @@ fn interface_that_is_not_there_or_has_another_program_is_refused() {
         datapath.keep_prefilter_on(&[]).unwrap();
         assert!(!pin.exists());
         datapath.attach_prefilter("h0").unwrap();
+    });
+}
+
+#[test]
+fn where_the_driver_has_no_xdp_the_generic_mode_drops_the_same() {
+    on_bed(|bed| {
+        let datapath = bed.open();
+        assert_eq!(datapath.attach_prefilter("lo").unwrap(), XdpMode::Generic);
+        let dropped = || {
+            let counters = datapath.maps().counters().unwrap();
+            counters.get(Direction::Ingress, stats::PREFILTER_DROPPED)
+        };
+        let bind = |address: [u8; 4]| {
+            let socket = UdpSocket::bind((Ipv4Addr::from(address), 0)).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket
+        };
+        let (receiver, denied, other) = (
+            bind([127, 0, 0, 1]),
+            bind([127, 9, 0, 1]),
+            bind([127, 8, 0, 1]),
+        );
+        let to = receiver.local_addr().unwrap();
+        datapath
+            .maps()
+            .deny(&["127.9.0.0/16".parse().unwrap()])
+            .unwrap();
+        let mut buffer = [0; 8];
+        for round in 1..=3 {
+            denied.send_to(b"denied", to).unwrap();
+            eventually("the drop is counted", || dropped() == round);
+            other.send_to(b"allowed", to).unwrap();
+            eventually("the other arrives", || {
+                let arrived = receiver.recv_from(&mut buffer);
+                arrived.is_ok_and(|(_, from)| from == other.local_addr().unwrap())
+            });
+        }
+        datapath.maps().deny(&[]).unwrap();
+        denied.send_to(b"denied", to).unwrap();
+        eventually("it is not denied any more", || {
+            let arrived = receiver.recv_from(&mut buffer);
+            arrived.is_ok_and(|(_, from)| from == denied.local_addr().unwrap())
+        });
+        assert_eq!(dropped(), 3);
     });
 }

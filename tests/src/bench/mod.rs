@@ -5,6 +5,7 @@
 
 mod cases;
 mod control;
+mod flood;
 mod kernel;
 mod layout;
 mod packet;
@@ -25,7 +26,7 @@ pub struct Options {
     pub quick: bool,
     /// One JSON document instead of tables.
     pub json: bool,
-    /// Only rows with this in their names.
+    /// Only rows with this in their names; `flood`: that part alone.
     pub filter: String,
     /// Leave the packet programs out.
     pub no_packets: bool,
@@ -52,7 +53,8 @@ pub fn run(options: &Options) -> Result<()> {
         }
     };
     let mut document = json!({});
-    if !options.no_packets {
+    let is_flood = options.filter == flood::NAME;
+    if !options.no_packets && !is_flood {
         say(report::header());
         let packets = packets::measure(effort, &options.filter, |row| say(report::line(row)))?;
         say(String::new());
@@ -62,7 +64,15 @@ pub fn run(options: &Options) -> Result<()> {
         document["packets"] = serde_json::to_value(&packets.rows)?;
         document["programs"] = serde_json::to_value(&packets.sizes)?;
     }
-    if !options.no_control {
+    if is_flood || !options.no_packets && options.filter.is_empty() {
+        let floods = flood::measure(effort)?;
+        say(String::new());
+        for flood in &floods {
+            say(report::flood(flood));
+        }
+        document["flood"] = serde_json::to_value(&floods)?;
+    }
+    if !options.no_control && !is_flood {
         let (repeat, events) = if options.quick { (5, 500) } else { (9, 5_000) };
         let mut all = control::Control::default();
         for size in [Size::Small, Size::Medium] {

@@ -1,6 +1,7 @@
 //! What was measured, as a table for a person.
 
 use super::control::{Cold, Warm};
+use super::flood::Flood;
 use super::kernel::Size;
 use super::packets::Row;
 
@@ -64,6 +65,18 @@ pub(super) fn size(size: &Size) -> String {
     format!(
         "{:<10} {:>8} instructions verified, {:>6} held, {:>6} bytes of machine code, {:>6.0} ms to load",
         size.program, size.verified, size.instructions, size.jited, size.load_ms
+    )
+}
+
+/// A flood.
+pub(super) fn flood(flood: &Flood) -> String {
+    format!(
+        "{:<5}flood from a denied prefix, ns a packet: {:.0} dropped by the prefilter, \
+         {:.0} by the stack ({:.0} %)",
+        flood.family,
+        flood.prefilter_ns,
+        flood.stack_ns,
+        flood.share * 100.0
     )
 }
 
