@@ -7,7 +7,7 @@ use policy_common::abi::maps::FLOW_SETS;
 use policy_common::flow_cache::FlowKey;
 use policy_common::packet::{Frame, Packet};
 
-use crate::pod::FrameMemory;
+use crate::memory::FrameMemory;
 use crate::{clock, maps, skb};
 
 #[inline(always)]

@@ -12,10 +12,11 @@ use policy_common::packet::quote::{is_about_a_flow, parse_quote};
 use policy_common::packet::{Frame, Kind, Packet};
 use policy_common::verdict::{Owner, is_related};
 
-use crate::pod::FrameMemory;
+use crate::memory::FrameMemory;
+use crate::records::Connections;
 use crate::settings::head;
 use crate::skb::Copied;
-use crate::tables::{Connections, Tables};
+use crate::tables::Tables;
 use crate::{clock, maps, slots};
 
 /// Nothing is known that the packet could follow.

@@ -33,6 +33,7 @@
 #![no_std]
 #![no_main]
 
+mod answer;
 #[cfg(feature = "bench")]
 mod bench;
 mod cache;
@@ -42,12 +43,16 @@ mod debug_log;
 mod emit;
 mod follow;
 mod maps;
+mod memory;
 mod pod;
 mod prefilter;
+mod records;
+mod report;
 mod sender;
 mod settings;
 mod skb;
 mod slots;
+mod sort;
 mod tables;
 mod wire;
 

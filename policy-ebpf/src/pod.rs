@@ -1,27 +1,29 @@
-//! The path of a packet from or to a pod: endpoint, parser, flow cache, gate,
-//! decision, and what is reported.
+//! The path of a packet from or to a pod: parser, endpoint, flow cache, what `sort`
+//! lets through or drops, what follows another's verdict, and the decision.
 
 use core::mem::offset_of;
-use core::ptr::{addr_of, addr_of_mut};
+use core::ptr::addr_of;
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 use policy_common::abi::config::{Config, FLAG_EGRESS, FLAG_ENFORCE_OFF, FLAG_SERVICES};
 use policy_common::abi::endpoint::PolicyWord;
-use policy_common::abi::event::{DropReason, VerdictEvent};
+use policy_common::abi::event::DropReason;
 use policy_common::abi::{Direction, mark, stats};
 use policy_common::fragment::Place;
-use policy_common::packet::{Class, Frame, Kind, parse, parse_into};
-use policy_common::verdict::gate::Pod;
+use policy_common::packet::{Class, Frame, parse, parse_into};
 use policy_common::verdict::service::key_of;
-use policy_common::verdict::{
-    Gate, Identities, Judgement, Peer, Scene, Service, Verdict, ask_service, decide, gate,
-};
+use policy_common::verdict::{Peer, Scene, Service, ask_service, decide};
 
+use crate::answer::{ASK_SERVICE, JUDGE, NOBODY, PASS, REMEMBER, STATE_SHIFT, direction};
+use crate::memory::{FrameMemory, Memory, SOURCE_KNOWN};
+use crate::records::Connections;
+use crate::report::report;
 use crate::settings::{head, setting};
 use crate::skb::{self, FROM_FRAME, Skb};
 use crate::slots::{endpoint, slot_of, word_of};
-use crate::tables::{Connections, Tables, local_slot_in, pa_peer};
+use crate::sort::{pa_sort_from_pod, pa_sort_to_pod};
+use crate::tables::{Tables, local_slot_in, pa_peer};
 use crate::{cache, clock, emit, follow, sender};
 
 /// Whether the packet passes.
@@ -235,55 +237,8 @@ fn judged<const EGRESS: bool>(
     }
 }
 
-/// Bits of what [`sort`] and [`judge`] answer; from bit 32 on the generation that was asked.
-const PASS: u64 = 1;
-const REMEMBER: u64 = 2;
-/// No answer: [`pa_service`] must be asked first, under the word of now.
-const ASK_SERVICE: u64 = 4;
-/// The interface has no endpoint.
-const NOBODY: u64 = 8;
-/// Policy is to be asked.
-const JUDGE: u64 = 1 << 6;
-/// Where the state for the packet's mark begins; [`mark::NONE`]: leave it.
-const STATE_SHIFT: u32 = 4;
 /// How often the word may change while one packet is judged.
 const TRIES: u32 = 3;
-
-#[inline(always)]
-const fn direction<const EGRESS: bool>() -> Direction {
-    if EGRESS {
-        Direction::Egress
-    } else {
-        Direction::Ingress
-    }
-}
-
-/// A [`Frame`] as the verifier sees it where it crosses a function's border. (It
-/// rejects the BTF that an enum with data becomes in a signature.)
-#[repr(C)]
-pub(crate) struct FrameMemory {
-    words: [u64; 8],
-}
-
-/// What it is: a [`Frame`], and what was found out on the way.
-#[repr(C)]
-pub(crate) struct Memory {
-    frame: Frame,
-    /// Who the source is, as [`pa_peer`] answers, with [`SOURCE_KNOWN`]; else 0.
-    source: u64,
-}
-
-const SOURCE_KNOWN: u64 = 1 << 63;
-
-impl Memory {
-    /// Nothing parsed, nothing asked.
-    pub(crate) const EMPTY: Self = Self {
-        frame: Frame::EMPTY,
-        source: 0,
-    };
-}
-
-const _: () = assert!(size_of::<FrameMemory>() == size_of::<Memory>());
 
 /// Parses once more, after more of the packet was made readable. A global
 /// function, as all that follow: verified once, each by itself, instead of once
@@ -298,30 +253,6 @@ extern "C" fn pa_parse_again(skb: *mut __sk_buff, memory: *mut FrameMemory) -> u
     // SAFETY: the caller passes its own `Frame`.
     unsafe { memory.cast::<Frame>().write(parsed) }
     1
-}
-
-/// [`sort`] for what the pod sends.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn pa_sort_from_pod(
-    skb: *mut __sk_buff,
-    memory: *const FrameMemory,
-    slot: u32,
-    word: u64,
-) -> u64 {
-    sort::<true>(skb, memory, slot, PolicyWord(word))
-}
-
-/// [`sort`] for what the pod receives.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn pa_sort_to_pod(
-    skb: *mut __sk_buff,
-    memory: *const FrameMemory,
-    slot: u32,
-    word: u64,
-) -> u64 {
-    sort::<false>(skb, memory, slot, PolicyWord(word))
 }
 
 /// [`judge`] for what the pod sends.
@@ -372,58 +303,6 @@ extern "C" fn pa_service(memory: *const FrameMemory, word: u64, direction: u32) 
     let tables = Tables { config_flags: 0 };
     let key = key_of(packet, direction);
     ask_service(&tables, policy, own, &key).0
-}
-
-/// What a frame is allowed before any policy is asked: [`PASS`] with the state
-/// for the mark, 0, or [`JUDGE`]. What is dropped was reported.
-#[inline(always)]
-fn sort<const EGRESS: bool>(
-    skb: *mut __sk_buff,
-    memory: *const FrameMemory,
-    slot: u32,
-    word: PolicyWord,
-) -> u64 {
-    if memory.is_null() {
-        return 0;
-    }
-    // SAFETY: the one caller passes its own `Frame`.
-    let frame = unsafe { &*memory.cast::<Frame>() };
-    let direction = direction::<EGRESS>();
-    let skb = Skb::new(&TcContext::new(skb));
-    let (flags, _) = head();
-    let Some(endpoint) = endpoint(slot) else {
-        return passes_without_endpoint(&skb, direction, memory, flags);
-    };
-    let off = flags & FLAG_ENFORCE_OFF != 0;
-    let pod = Pod {
-        word: if off { PolicyWord(0) } else { word },
-        // SAFETY: array elements stay; the agent changes nothing but the word and
-        // the link-local address while the slot is in use.
-        endpoint: unsafe { &*endpoint },
-    };
-    match gate(&pod, direction, frame, &skb) {
-        Gate::Judge(_) => return JUDGE,
-        Gate::Drop(reason) if !off => {
-            let verdict = Verdict::drop(reason);
-            report(
-                memory,
-                &verdict,
-                pod.endpoint.number,
-                skb.ifindex(),
-                direction,
-            );
-            return 0;
-        }
-        Gate::Pass | Gate::Drop(_) => {}
-    }
-    emit::count(stats::index(direction, stats::PASSED));
-    let isolated = pod.word.policy(Direction::Egress) != PolicyWord::NOT_ISOLATED;
-    let state = if EGRESS && isolated {
-        mark::DECIDED
-    } else {
-        mark::NONE
-    };
-    PASS | u64::from(state) << STATE_SHIFT
 }
 
 /// Decision and report on what [`sort`] leaves to policy: [`PASS`] or not, the
@@ -538,123 +417,4 @@ fn whose(skb: *mut __sk_buff, slot: u32) -> (u32, u32) {
     // SAFETY: the kernel's own context, readable for the program's run.
     let ifindex = unsafe { addr_of!((*skb).ifindex).read_volatile() };
     (number, ifindex)
-}
-
-/// An interface that has the programs and no endpoint: the node's own traffic
-/// and what the link needs, nothing else.
-#[inline(always)]
-fn passes_without_endpoint(
-    skb: &Skb,
-    direction: Direction,
-    memory: *const FrameMemory,
-    flags: u32,
-) -> u64 {
-    // SAFETY: the caller passes a `Frame`, and checked that it is one.
-    let frame = unsafe { &*memory.cast::<Frame>() };
-    if flags & FLAG_ENFORCE_OFF != 0 {
-        return PASS;
-    }
-    let tables = Tables {
-        config_flags: flags,
-    };
-    let packet = &frame.packet;
-    let passes = match frame.class {
-        Class::Arp => return PASS,
-        Class::Ip => match packet.kind {
-            Kind::NeighbourSolicitation
-            | Kind::NeighbourAdvertisement
-            | Kind::RouterSolicitation => return PASS,
-            _ => match direction {
-                Direction::Ingress => {
-                    skb.ingress_ifindex() == 0 && tables.peer(packet.family, packet.src).node
-                }
-                Direction::Egress => tables.peer(packet.family, packet.dst).node,
-            },
-        },
-        Class::Other | Class::Bad(_) => false,
-    };
-    if !passes {
-        let verdict = Verdict::drop(DropReason::NoEndpoint);
-        report(memory, &verdict, 0, skb.ifindex(), direction);
-        return 0;
-    }
-    // What is translated on its way beyond the node is no longer the node's, and
-    // there is nobody to ask about it.
-    PASS | NOBODY | u64::from(mark::UNDECIDED) << STATE_SHIFT
-}
-
-#[inline(always)]
-pub(crate) fn report(
-    memory: *const FrameMemory,
-    verdict: &Verdict,
-    endpoint: u32,
-    ifindex: u32,
-    direction: Direction,
-) {
-    let judgement = Judgement {
-        denied: verdict.denied,
-        rule: verdict.rule,
-        log: verdict.log,
-    };
-    pa_report(
-        memory,
-        judgement.to_word(),
-        u64::from(verdict.identity) | u64::from(endpoint) << 32,
-        ifindex,
-        direction.index(),
-    );
-}
-
-/// Counts a drop and sends the event of a verdict.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn pa_report(
-    memory: *const FrameMemory,
-    judgement: u64,
-    identity_and_endpoint: u64,
-    ifindex: u32,
-    direction: u32,
-) -> u32 {
-    if memory.is_null() {
-        return 0;
-    }
-    // SAFETY: the callers pass a `Frame`.
-    let frame = unsafe { &*memory.cast::<Frame>() };
-    let judgement = Judgement::from_word(judgement);
-    let direction = Direction::from_index(direction);
-    let reason = judgement.denied.map_or(0, |reason| reason as u8);
-    if reason != 0 {
-        emit::count(stats::index(direction, u32::from(reason)));
-    }
-    emit::event(
-        direction,
-        setting(offset_of!(Config, events_per_tick)),
-        |now_ns, event: *mut VerdictEvent| {
-            // SAFETY: the ring's entry has room for one event, is aligned to eight
-            // bytes, and is ours until it is submitted. Written field by field: a
-            // whole event does not fit the stack beside the rest.
-            unsafe {
-                addr_of_mut!((*event).time_ns).write(now_ns);
-                addr_of_mut!((*event).src)
-                    .cast::<[u64; 2]>()
-                    .write(frame.packet.src);
-                addr_of_mut!((*event).dst)
-                    .cast::<[u64; 2]>()
-                    .write(frame.packet.dst);
-                addr_of_mut!((*event).endpoint).write((identity_and_endpoint >> 32) as u32);
-                addr_of_mut!((*event).ifindex).write(ifindex);
-                addr_of_mut!((*event).identity).write((identity_and_endpoint & 0xffff_ffff) as u32);
-                addr_of_mut!((*event).rule).write(judgement.rule);
-                addr_of_mut!((*event).src_port).write(frame.packet.src_port);
-                addr_of_mut!((*event).dst_port).write(frame.packet.dst_port);
-                addr_of_mut!((*event).reason).write(reason);
-                addr_of_mut!((*event).direction).write(direction.index() as u8);
-                addr_of_mut!((*event).protocol).write(frame.packet.protocol);
-                addr_of_mut!((*event).family).write(frame.packet.family);
-                addr_of_mut!((*event).detail).write(frame.packet.detail);
-                addr_of_mut!((*event).pad).write([0; 7]);
-            }
-        },
-    );
-    1
 }

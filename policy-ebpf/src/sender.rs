@@ -12,10 +12,12 @@ use policy_common::fragment::Place;
 use policy_common::packet::{Class, Frame, Packet, words4, words6};
 use policy_common::verdict::{Sender, Verdict, judge_sender};
 
-use crate::pod::{self, FrameMemory};
+use crate::memory::FrameMemory;
+use crate::records::Connections;
+use crate::report::report;
 use crate::settings::head;
 use crate::skb::Skb;
-use crate::tables::{Connections, Tables};
+use crate::tables::Tables;
 use crate::{clock, follow, slots};
 
 /// The sender's policy denies the packet; it was reported.
@@ -185,6 +187,6 @@ fn is_for(endpoint: *const Endpoint, packet: &Packet) -> bool {
 /// Reports a verdict on what a pod sent.
 #[inline(always)]
 fn deny(memory: *const FrameMemory, verdict: &Verdict, endpoint: u32, ifindex: u32) -> u32 {
-    pod::report(memory, verdict, endpoint, ifindex, Direction::Egress);
+    report(memory, verdict, endpoint, ifindex, Direction::Egress);
     DENIED
 }

@@ -13,7 +13,7 @@ use policy_common::abi::config::{FLAG_EGRESS, FLAG_ENFORCE_OFF};
 use policy_common::abi::mark;
 use policy_common::packet::{Frame, parse_network_into};
 
-use crate::pod::{FrameMemory, Memory};
+use crate::memory::{FrameMemory, Memory};
 use crate::sender;
 use crate::settings::head;
 use crate::skb::{self, Copied, FROM_NETWORK, Skb};

@@ -1,0 +1,256 @@
+//! Connection records as `policy-common` asks for them, over the maps. An element
+//! that was given to another key meanwhile is told by its tag, as in `tables`.
+
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+use core::mem::offset_of;
+use core::ptr::{NonNull, addr_of, addr_of_mut};
+
+use aya_ebpf::bindings::BPF_ANY;
+use policy_common::abi::config::Config;
+use policy_common::abi::conntrack::{CtEntry, CtKey};
+use policy_common::abi::{Direction, stats};
+use policy_common::verdict::{Facts, Outcome, Records, Table, conclude, find_live};
+
+use crate::emit;
+use crate::maps;
+use crate::settings::setting;
+
+/// Notes that an endpoint may have records in the table for open ones.
+#[inline(always)]
+fn note_open(slot: u32) {
+    if let Some(count) = maps::CT_COUNT.get_ptr_mut(slot) {
+        // SAFETY: array elements stay; one aligned store, always of the same.
+        unsafe { addr_of_mut!((*count).opened).write_volatile(1) }
+    }
+}
+
+/// The connection tables. `INLINE`: records are looked up where they are asked for,
+/// which is faster, and much more for a verifier to look at where the program is
+/// large already.
+pub(crate) struct Connections<const INLINE: bool> {
+    /// For the counters.
+    pub(crate) direction: Direction,
+}
+
+impl<const INLINE: bool> Records for Connections<INLINE> {
+    type Record = NonNull<CtEntry>;
+
+    #[inline(always)]
+    fn has_open(&self, slot: u32) -> bool {
+        let Some(count) = maps::CT_COUNT.get_ptr(slot) else {
+            return true;
+        };
+        // SAFETY: array elements stay; one aligned load.
+        unsafe { addr_of!((*count).opened).read_volatile() != 0 }
+    }
+
+    #[inline(always)]
+    fn find(&self, table: Table, key: &CtKey) -> Option<NonNull<CtEntry>> {
+        let record = match table {
+            Table::Main => maps::CT.get_ptr_mut(key),
+            Table::Pending => maps::CT_PENDING.get_ptr_mut(key),
+            Table::Open => maps::CT_OPEN.get_ptr_mut(key),
+        };
+        record.and_then(NonNull::new)
+    }
+
+    #[inline(always)]
+    fn read(&self, record: NonNull<CtEntry>) -> CtEntry {
+        let record = record.as_ptr();
+        // SAFETY: as in `row`; the tag, read last, tells another key's record.
+        unsafe {
+            let last_seen_ns = addr_of!((*record).last_seen_ns).read_volatile();
+            let slot = addr_of!((*record).slot).read_volatile();
+            let generation = addr_of!((*record).generation).read_volatile();
+            let flags = addr_of!((*record).flags).read_volatile();
+            let tag = addr_of!((*record).tag).read_volatile();
+            CtEntry {
+                tag,
+                flags,
+                generation,
+                slot,
+                last_seen_ns,
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn write(&self, record: NonNull<CtEntry>, entry: &CtEntry) {
+        let record = record.as_ptr();
+        // SAFETY: as in `row`; each field is one aligned store. Two CPUs that
+        // refresh one record write the same or the next state of it.
+        unsafe {
+            if addr_of!((*record).tag).read_volatile() != entry.tag {
+                return;
+            }
+            addr_of_mut!((*record).last_seen_ns).write_volatile(entry.last_seen_ns);
+            addr_of_mut!((*record).generation).write_volatile(entry.generation);
+            addr_of_mut!((*record).flags).write_volatile(entry.flags);
+        }
+    }
+
+    #[inline(always)]
+    fn insert(&self, table: Table, key: &CtKey, entry: &CtEntry) -> bool {
+        match table {
+            Table::Main => maps::CT.insert(key, entry, BPF_ANY as u64).is_ok(),
+            Table::Pending => maps::CT_PENDING.insert(key, entry, BPF_ANY as u64).is_ok(),
+            Table::Open => {
+                note_open(entry.slot);
+                maps::CT_OPEN.insert(key, entry, BPF_ANY as u64).is_ok()
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn delete(&self, table: Table, key: &CtKey) {
+        // A record that is gone already is as good as deleted.
+        let _ = match table {
+            Table::Main => maps::CT.remove(key),
+            Table::Pending => maps::CT_PENDING.remove(key),
+            Table::Open => maps::CT_OPEN.remove(key),
+        };
+    }
+
+    #[inline(always)]
+    fn has_budget(&self, slot: u32) -> bool {
+        let Some(count) = maps::CT_COUNT.get_ptr(slot) else {
+            return false;
+        };
+        // SAFETY: array elements stay; each field is one aligned load.
+        let (created, removed) = unsafe {
+            (
+                addr_of!((*count).created).read_volatile(),
+                addr_of!((*count).removed).read_volatile(),
+            )
+        };
+        created.wrapping_sub(removed) < u64::from(setting(offset_of!(Config, ct_budget)))
+    }
+
+    #[inline(always)]
+    fn count_created(&self, slot: u32) {
+        if let Some(count) = maps::CT_COUNT.get_ptr_mut(slot) {
+            // SAFETY: array elements stay and are aligned; the result is not
+            // used, which is the form of atomic addition that BPF has.
+            unsafe {
+                atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(
+                    addr_of_mut!((*count).created),
+                    1,
+                );
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn count(&self, counter: u32) {
+        emit::count(stats::index(self.direction, counter));
+    }
+
+    #[inline(always)]
+    fn look_up(
+        &self,
+        slot: u32,
+        key: &CtKey,
+        isolated: bool,
+        now_ns: u64,
+    ) -> (Option<Table>, CtEntry) {
+        if INLINE {
+            return find_live(self, slot, key, isolated, now_ns);
+        }
+        let mut entry = CtEntry {
+            tag: 0,
+            flags: 0,
+            generation: 0,
+            slot: 0,
+            last_seen_ns: 0,
+        };
+        let how = u32::from(isolated) << 31 | slot;
+        let found = pa_ct_look_up(key, how, now_ns, &raw mut entry);
+        (table_of(found), entry)
+    }
+
+    #[inline(always)]
+    fn conclude(
+        &self,
+        facts: Facts,
+        key: &CtKey,
+        record: &CtEntry,
+        current: u32,
+        now_ns: u64,
+    ) -> Outcome {
+        let facts = u64::from(facts.0) << 32 | u64::from(current);
+        Outcome(pa_ct_conclude(key, record, facts, now_ns))
+    }
+}
+
+/// A table in a word; 0: none.
+#[inline(always)]
+const fn number_of(table: Option<Table>) -> u32 {
+    match table {
+        None => 0,
+        Some(Table::Main) => 1,
+        Some(Table::Pending) => 2,
+        Some(Table::Open) => 3,
+    }
+}
+
+/// The table that [`number_of`] put into the low bits of a word.
+#[inline(always)]
+const fn table_of(word: u32) -> Option<Table> {
+    match word & 3 {
+        0 => None,
+        1 => Some(Table::Main),
+        2 => Some(Table::Pending),
+        _ => Some(Table::Open),
+    }
+}
+
+/// Looks for the record of a key: [`number_of`] its table. A global function, as
+/// [`pa_judge`]: three tables, one after the other, are many ways to get here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pa_ct_look_up(
+    key: *const CtKey,
+    slot_and_isolated: u32,
+    now_ns: u64,
+    entry: *mut CtEntry,
+) -> u32 {
+    if key.is_null() || entry.is_null() {
+        return 0;
+    }
+    let records = Connections::<true> {
+        direction: Direction::Ingress,
+    };
+    // SAFETY: the caller passes its own key and entry. The key is copied, because
+    // older kernels (6.1 among them) take none for a map that is behind an argument.
+    let (key, entry) = unsafe { (key.read(), &mut *entry) };
+    let slot = slot_and_isolated & !(1 << 31);
+    let isolated = slot_and_isolated >> 31 != 0;
+    let (found, live) = find_live(&records, slot, &key, isolated, now_ns);
+    *entry = live;
+    number_of(found)
+}
+
+/// The last step of a decision. A global function, likewise.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pa_ct_conclude(
+    key: *const CtKey,
+    record: *const CtEntry,
+    facts_and_generation: u64,
+    now_ns: u64,
+) -> u32 {
+    if key.is_null() || record.is_null() {
+        return 0;
+    }
+    let facts = Facts((facts_and_generation >> 32) as u32);
+    let current = (facts_and_generation & 0xffff_ffff) as u32;
+    let records = Connections::<true> {
+        direction: facts.direction(),
+    };
+    // SAFETY: the caller passes its own record.
+    let record = unsafe { &*record };
+    // SAFETY: and its own key. Copied, because older kernels (6.1 among them) take
+    // none for a map that is behind an argument.
+    let key = || unsafe { key.read() };
+    conclude(&records, facts, key, record, current, now_ns).0
+}
