@@ -28,6 +28,9 @@ const IN_FLIGHT: usize = 512;
 /// How often a datagram is sent before its silence counts.
 const SENDS: u64 = 3;
 
+/// How long a banner is waited for once the handshake is done.
+const GREETING: Duration = Duration::from_secs(5);
+
 /// Bytes of a random mark that tells the answer to this probe from others.
 const TOKEN: usize = 16;
 
@@ -236,7 +239,11 @@ impl Flight {
     fn advance(mut self, ready: bool, now_ns: u64) -> Result<Self, Outcome> {
         if ready {
             self.state = match self.state {
-                State::Connecting(socket) => connected(socket)?,
+                State::Connecting(socket) => {
+                    // Who was let in is waited for: the server may be held up.
+                    self.deadline_ns = now_ns.saturating_add(duration_ns(GREETING));
+                    connected(socket)?
+                }
                 State::Greeting(stream, banner) => greeted(stream, banner)?,
                 State::Datagram(datagram) => {
                     datagram.read()?;
