@@ -11,6 +11,8 @@
 //! A protocol without ports is asked in one direction between two hosts: what
 //! comes back is a reply, whoever meant it.
 
+mod blocks;
+mod isolation;
 mod peers;
 mod ports;
 
@@ -23,7 +25,8 @@ pub(crate) struct Row {
     pub(crate) probes: &'static [&'static str],
 }
 
-/// All rows, in the order of `semantics.md`, whose sections the comments name.
+/// All rows, in the order of `semantics.md`, whose sections the files name.
 pub(crate) fn all() -> impl Iterator<Item = &'static Row> {
-    peers::ROWS.iter().chain(ports::ROWS)
+    let sections = [isolation::ROWS, peers::ROWS, blocks::ROWS, ports::ROWS];
+    sections.into_iter().flatten()
 }
