@@ -163,12 +163,6 @@ impl Feedback {
             self.pods_heard.get_or_insert(at);
         }
     }
-
-    /// The sweeper of connection records has been round.
-    pub(super) fn swept(&self, swept: &Swept) {
-        let removed = u64::try_from(swept.removed).unwrap_or(u64::MAX);
-        self.metrics.removed_connections.inc_by(removed);
-    }
 }
 
 impl Heard {
@@ -361,8 +355,17 @@ impl State {
         metrics.held.set(shown(self.held.len()));
     }
 
+    /// The sweeper of connection records has been round.
+    pub(super) fn swept(&mut self, swept: &Swept) {
+        let removed = u64::try_from(swept.removed).unwrap_or(u64::MAX);
+        self.feedback.metrics.removed_connections.inc_by(removed);
+        let [confirmed, ..] = swept.left;
+        self.pressure.counted(confirmed);
+    }
+
     /// Every few seconds: what takes longer to tell.
     pub(super) fn took_stock(&mut self, extra: &[Diagnostic]) {
+        self.look_at_maps();
         if self.feedback.poster.is_some() {
             let conditions = self.conditions();
             let told = self.feedback.conditions.look(conditions, Instant::now());

@@ -16,6 +16,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::pressure::WATCHED;
 use super::rivals::UNNAMED;
 use crate::object;
 
@@ -79,6 +80,7 @@ pub(super) struct Metrics {
     pub(super) failures: Counter,
     pub(super) repairs: Counter,
     pub(super) displaced: Family<[(&'static str, String); 1], Counter>,
+    pub(super) pressure: Family<Label, Gauge>,
     pub(super) endpoints: Gauge,
     pub(super) not_programmed: Gauge,
     pub(super) held: Gauge,
@@ -107,6 +109,7 @@ impl Metrics {
             failures: Counter::default(),
             repairs: Counter::default(),
             displaced: Family::default(),
+            pressure: Family::default(),
             endpoints: Gauge::default(),
             not_programmed: Gauge::default(),
             held: Gauge::default(),
@@ -133,6 +136,9 @@ impl Metrics {
                 .displaced
                 .get_or_create(&[("program", UNNAMED.to_owned())]),
         );
+        for map in WATCHED {
+            metrics.pressure.get_or_create(&[("map", map)]).set(0);
+        }
         for stage in Stage::ALL {
             metrics.lost_so_far(stage, 0);
         }
@@ -233,6 +239,11 @@ impl Metrics {
         ] {
             registry.register(name, help, gauge.clone());
         }
+        registry.register(
+            "map_pressure",
+            "1: the map is nearly full",
+            self.pressure.clone(),
+        );
         registry.register(
             "displaced",
             "Times that somebody else's program was before ours and was put behind it",

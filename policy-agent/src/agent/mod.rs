@@ -41,6 +41,7 @@ mod names;
 mod node;
 mod notices;
 mod prefilter;
+mod pressure;
 mod quick;
 mod report;
 mod rivals;

@@ -245,7 +245,7 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
             }
             _ = sweep.tick() => {
                 match state.datapath.maps().sweep() {
-                    Ok(swept) => state.feedback.swept(&swept),
+                    Ok(swept) => state.swept(&swept),
                     Err(error) => eprintln!("connection records could not be swept: {error}"),
                 }
                 continue

@@ -17,6 +17,7 @@ use super::feedback::Feedback;
 use super::lines::Lines;
 use super::names::Names;
 use super::node;
+use super::pressure::Pressure;
 use super::rivals::Rivals;
 use super::source::Source;
 use crate::datapath::readback::ReadBackError;
@@ -50,6 +51,7 @@ pub(super) struct State {
     pub(super) wired: BTreeSet<u32>,
     pub(super) wire_failure: Option<Diagnostic>,
     pub(super) rivals: Rivals,
+    pub(super) pressure: Pressure,
     /// What the last plan was made for, if it has been carried out whole.
     pub(super) settled: Option<(Attachments, BTreeSet<u32>)>,
     /// Interfaces were looked at since the last reconciliation.
@@ -129,6 +131,7 @@ impl State {
             wired: BTreeSet::new(),
             wire_failure: None,
             rivals: Rivals::default(),
+            pressure: Pressure::default(),
             settled: None,
             looked: true,
             programmed: BTreeMap::new(),
@@ -377,6 +380,7 @@ impl State {
         all.extend(self.scan_failure.iter().cloned());
         all.extend(self.wire_failure.iter().cloned());
         all.extend(self.rival_problems());
+        all.extend(self.pressure.problems());
         all.extend(self.interface_problems());
         all.extend(self.cni_problems());
         all.extend(self.other_versions());

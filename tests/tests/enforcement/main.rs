@@ -5,6 +5,7 @@
 //! `simulate` says as well.
 
 mod bad_input;
+mod capacity;
 mod churn;
 mod cni;
 mod cut;

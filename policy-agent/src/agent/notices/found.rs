@@ -8,6 +8,7 @@ use policy_core::diagnostic::{Diagnostic, Severity};
 use policy_core::model::PolicyId;
 
 use super::super::feedback::told_of;
+use super::super::pressure::then;
 use super::super::state::State;
 use super::{Notice, Reason, Regarding};
 use crate::api::Unprotected;
@@ -57,6 +58,12 @@ impl State {
                     .to_owned(),
             });
         }
+        // Without figures, which change: one Event for as long as it lasts.
+        all.extend(self.pressure.maps().map(|map| Notice {
+            regarding: of_node(&node),
+            reason: Reason::MapPressure,
+            note: format!("map {map} is nearly full; {}", then(map)),
+        }));
         let rivals = self.rivals.names();
         if !rivals.is_empty() {
             all.push(Notice {

@@ -60,6 +60,8 @@ pub(super) enum Reason {
     InvalidPolicy,
     /// Maps are full.
     CapacityExceeded,
+    /// A map is nearly full.
+    MapPressure,
     /// A pod's policies are not in force.
     NotProgrammed,
     /// Somebody else enforces policies on the node.
@@ -73,11 +75,12 @@ pub(super) enum Reason {
 impl Reason {
     /// Every reason.
     #[cfg(test)]
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::UnprotectedStart,
         Self::UnsupportedField,
         Self::InvalidPolicy,
         Self::CapacityExceeded,
+        Self::MapPressure,
         Self::NotProgrammed,
         Self::OtherEnforcer,
         Self::ForeignProgram,
@@ -91,6 +94,7 @@ impl Reason {
             Self::UnsupportedField => "UnsupportedField",
             Self::InvalidPolicy => "InvalidPolicy",
             Self::CapacityExceeded => "CapacityExceeded",
+            Self::MapPressure => "MapPressure",
             Self::NotProgrammed => "NotProgrammed",
             Self::OtherEnforcer => "OtherEnforcer",
             Self::ForeignProgram => "ForeignProgram",
