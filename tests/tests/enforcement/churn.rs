@@ -3,7 +3,7 @@
 //!
 //! In waves: pods of this node with an interface each, and many more elsewhere
 //! that policy names. `POLICY_CHURN_PODS` is the number of those of this node;
-//! with those elsewhere they are 5,000 by default, which takes less than a minute.
+//! with those elsewhere they are 5,000 by default, which takes half a minute.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,11 +18,11 @@ use crate::folder::{Way, allow};
 use crate::node::{Node, files_below};
 
 /// Pods of this node in all, unless the environment says otherwise.
-const LOCAL: usize = 200;
+const LOCAL: usize = 100;
 /// Of them in a wave.
 const WAVE: usize = 20;
 /// Pods elsewhere in a wave.
-const REMOTE: usize = 480;
+const REMOTE: usize = 980;
 /// Waves between two looks at whether policy is in force.
 const LOOK_EVERY: usize = 5;
 /// Records of connections of pods that are gone are swept every 10 s.
