@@ -14,6 +14,8 @@ pub(super) struct Prefilter {
     interfaces: Vec<String>,
     file: Option<PathBuf>,
     read: Option<SystemTime>,
+    /// What is in force of it.
+    list: Vec<IpNet>,
     problems: Vec<Diagnostic>,
 }
 
@@ -23,32 +25,38 @@ impl Prefilter {
             interfaces,
             file,
             read: None,
+            list: Vec::new(),
             problems: Vec::new(),
         }
     }
 
     /// Puts the list in force if the file has changed, and the program on every
-    /// interface that has it not. What cannot be read leaves the old list.
-    pub(super) fn refresh(&mut self, datapath: &Datapath) {
+    /// interface that has it not. What cannot be read leaves the old list. Whether
+    /// somebody had changed what was in force.
+    pub(super) fn refresh(&mut self, datapath: &Datapath) -> bool {
         let mut problems = Vec::new();
+        let mut drifted = false;
         if let Some(file) = self.file.clone() {
             let changed = std::fs::metadata(&file).and_then(|facts| facts.modified());
             if !matches!((&changed, self.read), (Ok(now), Some(then)) if *now == then) {
                 match list(&file).and_then(|prefixes| {
-                    datapath
-                        .maps()
-                        .deny(&prefixes)
-                        .map_err(|error| error.to_string())
+                    let put = datapath.maps().deny(&prefixes);
+                    put.map_err(|error| error.to_string())?;
+                    Ok(prefixes)
                 }) {
-                    Ok(_) => self.read = changed.ok(),
+                    Ok(prefixes) => (self.list, self.read) = (prefixes, changed.ok()),
                     Err(error) => problems.push(problem(
                         &file.display().to_string(),
                         format!("{error}; the list that was in force stays"),
                     )),
                 }
             } else {
-                problems.append(&mut self.problems);
-                problems.retain(|problem| problem.object == file.display().to_string());
+                match datapath.maps().deny(&self.list) {
+                    Ok(change) => drifted = change.added + change.removed != 0,
+                    Err(error) => {
+                        problems.push(problem(&file.display().to_string(), error.to_string()));
+                    }
+                }
             }
         }
         for interface in &self.interfaces {
@@ -63,6 +71,7 @@ impl Prefilter {
             problems.push(problem("prefilter", error.to_string()));
         }
         self.problems = problems;
+        drifted
     }
 
     /// What is wrong.

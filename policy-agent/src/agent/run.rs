@@ -234,7 +234,9 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
             }
             _ = verify.tick() => {
                 let begun = Instant::now();
-                prefilter.refresh(&state.datapath);
+                if prefilter.refresh(&state.datapath) {
+                    state.repaired();
+                }
                 let outcome = state.verify();
                 state.feedback.look_for_others(&options.bpffs, std::time::Instant::now());
                 state.took_stock(prefilter.problems());
@@ -368,7 +370,9 @@ fn respond(state: &mut State, prefilter: &mut Prefilter, request: Request) -> (R
             if wait {
                 state.read_interfaces(&Change::everything());
                 state.read_source();
-                prefilter.refresh(&state.datapath);
+                if prefilter.refresh(&state.datapath) {
+                    state.repaired();
+                }
                 outcome = state.reconcile();
             }
             Response::Status(Box::new(report::status(state, prefilter.problems())))

@@ -292,8 +292,7 @@ impl State {
                 let before = self.changes;
                 let outcome = self.reconcile();
                 if self.changes != before || put_right {
-                    self.repairs += 1;
-                    eprintln!("repaired: the kernel's maps or links were not as they were left");
+                    self.repaired();
                 }
                 outcome
             }
@@ -305,6 +304,12 @@ impl State {
                 Outcome::failed()
             }
         }
+    }
+
+    /// Something was not as it was left, and was put right.
+    pub(super) fn repaired(&mut self) {
+        self.repairs += 1;
+        eprintln!("repaired: the kernel's maps or links were not as they were left");
     }
 
     /// What is in the kernel; whether something beside the mirror was not as it was
