@@ -99,7 +99,7 @@ impl Datapath {
             Pinned::Link(link) if is_live(&link.facts, ifindex, hook) => {
                 return replace(&link, program, ifindex, hook).map(drop);
             }
-            Pinned::Program(id) if clsact::is_attached(ifindex, hook)? => {
+            Pinned::Program(id) if clsact::has_program(ifindex, hook, id)? => {
                 if id != program.id {
                     clsact::replace(ifindex, hook, program.fd(), &path)?;
                 }
@@ -163,7 +163,7 @@ impl Datapath {
                     }
                 }
                 Pinned::Program(id) => {
-                    let live = clsact::is_attached(ifindex, hook)?;
+                    let live = clsact::has_program(ifindex, hook, id)?;
                     LinkState {
                         ifindex,
                         hook,

@@ -71,7 +71,9 @@ pub(super) fn attach(
     }
     // The record first: a filter without one would never be found again.
     sys::obj_pin(program, pin).map_err(error("pin"))?;
-    let attached = add(ifindex, hook, handle(hook), program);
+    // In the place of a filter of ours without a record: the file system with it
+    // is gone, and what that filter judges by is no longer kept up.
+    let attached = filter(ifindex, hook, handle(hook), program, NLM_F_REPLACE).ask();
     if attached.is_err() {
         // The pin was made a moment ago; one that stays is found by `attach`.
         let _ = fs::remove_file(pin);
@@ -105,20 +107,34 @@ pub(super) fn replace(
     Ok(true)
 }
 
-/// Filters that are asked before ours: of one priority, the newest is the first.
-pub(super) fn before(ifindex: u32, hook: Hook) -> io::Result<Vec<Rival>> {
+/// Whether our filter is on the interface with the program of this id: another
+/// agent's may be in its place, or nobody's that is still there.
+pub(super) fn has_program(ifindex: u32, hook: Hook, id: u32) -> Result<bool, AttachError> {
+    let all = all(ifindex, hook).map_err(|e| AttachError::new(ifindex, hook, "find", e))?;
+    Ok(all
+        .iter()
+        .any(|filter| is_ours(filter) && filter.handle == handle(hook) && filter.program == id))
+}
+
+/// All filters of a hook, in the order in which they are asked.
+fn all(ifindex: u32, hook: Hook) -> io::Result<Vec<Filter>> {
     let request = Request::new(RTM_GETTFILTER, NLM_F_DUMP)
         .interface(ifindex, 0, parent(hook), 0)
         .bytes(TCA_CHAIN, &0u32.to_ne_bytes());
-    let all = match request.dump() {
-        Ok(all) => all,
-        Err(error) if is_gone(&error) => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let is_ours = |filter: &Filter| {
-        let handles = [HANDLE, HANDLE + MOVING, WIRE_HANDLE, WIRE_HANDLE + MOVING];
-        filter.priority == PRIORITY && filter.kind == "bpf" && handles.contains(&filter.handle)
-    };
+    match request.dump() {
+        Err(error) if is_gone(&error) => Ok(Vec::new()),
+        all => all,
+    }
+}
+
+fn is_ours(filter: &Filter) -> bool {
+    let handles = [HANDLE, HANDLE + MOVING, WIRE_HANDLE, WIRE_HANDLE + MOVING];
+    filter.priority == PRIORITY && filter.kind == "bpf" && handles.contains(&filter.handle)
+}
+
+/// Filters that are asked before ours: of one priority, the newest is the first.
+pub(super) fn before(ifindex: u32, hook: Hook) -> io::Result<Vec<Rival>> {
+    let all = all(ifindex, hook)?;
     let Some(own) = all
         .iter()
         .position(|filter| is_ours(filter) && filter.handle == handle(hook))

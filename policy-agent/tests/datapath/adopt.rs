@@ -2,7 +2,7 @@
 
 use std::{fs, thread};
 
-use policy_agent::datapath::{AttachError, DatapathError, Hook, Maps};
+use policy_agent::datapath::{AttachError, Backend, DatapathError, Hook, Maps};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use crate::bed::{Bed, FRIEND, POD, STRANGER, SYN, apply, id, on_bed, tcp};
@@ -14,14 +14,21 @@ fn what_was_in_force_stays_when_the_agent_goes_and_is_adopted_by_the_next() {
         apply(&first, &bed.pod());
         first.attach(bed.ifindex).unwrap();
         let before = first.read_back().unwrap();
-        let link = first.pins().link(bed.ifindex, Hook::From);
-        let link_id = id("link", &link);
+        let pin = first.pins().link(bed.ifindex, Hook::From);
+        let kind = match first.backend() {
+            Backend::Tcx => "link",
+            Backend::Clsact => "prog",
+        };
+        let first_id = id(kind, &pin);
         drop(first);
-        assert_eq!(id("link", &link), link_id, "attached without an agent");
+        assert_eq!(id(kind, &pin), first_id, "attached without an agent");
 
         let second = bed.open();
         assert_eq!(second.read_back().unwrap(), before);
-        assert_eq!(id("link", &link), link_id, "the same link");
+        assert!(second.attached().unwrap().contains(&bed.ifindex));
+        if second.backend() == Backend::Tcx {
+            assert_eq!(id(kind, &pin), first_id, "the same link");
+        }
         let to_pod = bed.arriving();
         for (from, passes) in [(FRIEND, true), (STRANGER, false)] {
             let packet = tcp((from, 1000), (POD, 80), SYN);

@@ -2,22 +2,34 @@
 
 use policy_agent::datapath::{AttachError, Backend, Datapath, Hook};
 
-use crate::bed::{id, index, ip, on_bed, run};
+use crate::bed::{Bed, attached_id, index, ip, on_bed, run, take_off};
+
+#[test]
+fn kernels_from_6_6_on_get_links_and_older_ones_filters() {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_str().unwrap();
+    let mut numbers = release.split(['.', '-']).map(str::parse);
+    let version: (u32, u32) = (
+        numbers.next().unwrap().unwrap(),
+        numbers.next().unwrap().unwrap(),
+    );
+    let expected = if version >= (6, 6) {
+        Backend::Tcx
+    } else {
+        Backend::Clsact
+    };
+    on_bed(|bed| assert_eq!(bed.open().backend(), expected, "on {release}"));
+}
 
 #[test]
 fn attaching_twice_is_attaching_once() {
     on_bed(|bed| {
         let datapath = bed.open();
-        assert_eq!(
-            datapath.backend(),
-            Backend::Tcx,
-            "this test needs Linux 6.6"
-        );
         datapath.attach(bed.ifindex).unwrap();
-        let link = datapath.pins().link(bed.ifindex, Hook::To);
-        let first = id("link", &link);
+        let first = attached_id(&datapath, bed.ifindex, Hook::To);
         datapath.attach(bed.ifindex).unwrap();
-        assert_eq!(id("link", &link), first);
+        assert_eq!(attached_id(&datapath, bed.ifindex, Hook::To), first);
+        assert_eq!(datapath.links().unwrap().len(), 2);
         datapath.detach(bed.ifindex).unwrap();
         assert!(datapath.links().unwrap().is_empty());
         datapath.detach(bed.ifindex).unwrap();
@@ -29,8 +41,7 @@ fn link_that_somebody_detached_is_found_and_made_again() {
     on_bed(|bed| {
         let datapath = bed.open();
         datapath.attach(bed.ifindex).unwrap();
-        let link = id("link", &datapath.pins().link(bed.ifindex, Hook::From));
-        run("bpftool", &format!("link detach id {link}"));
+        take_off(&datapath, "h0", Hook::From);
         assert!(datapath.attached().unwrap().is_empty());
         let lost: Vec<Hook> = lost(&datapath);
         assert_eq!(lost, [Hook::From]);
@@ -81,7 +92,7 @@ fn program_is_put_in_front_and_one_that_comes_before_it_is_noticed() {
         let first = bed.open();
         first.attach(bed.ifindex).unwrap();
         assert!(first.links().unwrap().iter().all(|link| link.front));
-        let other = other_agent(bed);
+        let other = other_agent(bed, Bed::open);
         other.attach(bed.ifindex).unwrap();
         assert!(other.links().unwrap().iter().all(|link| link.front));
         assert!(
@@ -104,14 +115,13 @@ fn program_is_put_in_front_and_one_that_comes_before_it_is_noticed() {
 }
 
 /// An agent with a folder of its own.
-pub(crate) fn other_agent(bed: &crate::bed::Bed) -> Datapath {
+pub(crate) fn other_agent(bed: &Bed, open: impl Fn(&Bed) -> Datapath) -> Datapath {
     let bpffs = bed.bpffs.join("other");
     std::fs::create_dir(&bpffs).unwrap();
-    crate::bed::Bed {
+    open(&Bed {
         bpffs,
         ifindex: bed.ifindex,
-    }
-    .open()
+    })
 }
 
 #[test]
@@ -138,6 +148,29 @@ fn filters_do_for_kernels_without_tcx() {
 }
 
 #[test]
+fn filter_that_nobody_remembers_is_taken_over_and_one_of_others_is_no_longer_ours() {
+    on_bed(|bed| {
+        let first = bed.open_clsact();
+        first.attach(bed.ifindex).unwrap();
+        // The BPF file system went with the mount namespace that had it.
+        std::fs::remove_dir_all(first.pins().root()).unwrap();
+        let mine = bed.open_clsact();
+        mine.attach(bed.ifindex).unwrap();
+        assert!(mine.attached().unwrap().contains(&bed.ifindex));
+        let filters = run("tc", "filter show dev h0 egress");
+        assert_eq!(filters.matches("handle").count(), 1, "{filters}");
+
+        // Somebody puts the other agent's program back in its place.
+        let other = other_agent(bed, Bed::open_clsact);
+        other.attach(bed.ifindex).unwrap();
+        assert_eq!(lost(&mine), [Hook::From, Hook::To]);
+        mine.attach(bed.ifindex).unwrap();
+        assert!(lost(&mine).is_empty());
+        assert_eq!(lost(&other), [Hook::From, Hook::To]);
+    });
+}
+
+#[test]
 fn filter_of_an_interface_that_is_gone_is_found_and_removed() {
     on_bed(|bed| {
         let datapath = bed.open_clsact();
@@ -159,14 +192,15 @@ fn wire_is_attached_found_adopted_and_removed_like_the_others() {
         datapath.attach_wire(p0).unwrap();
         assert_eq!(datapath.wires().unwrap(), [(p0, true)].into());
         assert_eq!(datapath.attached().unwrap(), [bed.ifindex].into());
-        let pin = datapath.pins().link(p0, Hook::Wire);
-        let link = id("link", &pin);
+        let link = attached_id(&datapath, p0, Hook::Wire);
         drop(datapath);
 
         let next = bed.open();
-        assert_eq!(id("link", &pin), link, "the same link");
+        if next.backend() == Backend::Tcx {
+            assert_eq!(attached_id(&next, p0, Hook::Wire), link, "the same link");
+        }
         assert_eq!(next.wires().unwrap(), [(p0, true)].into(), "its program");
-        run("bpftool", &format!("link detach id {link}"));
+        take_off(&next, "p0", Hook::Wire);
         assert_eq!(next.wires().unwrap(), [(p0, false)].into());
         next.attach_wire(p0).unwrap();
         assert_eq!(next.wires().unwrap(), [(p0, true)].into());

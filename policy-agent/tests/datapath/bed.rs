@@ -12,7 +12,7 @@ use std::{
 };
 
 use policy_agent::{
-    datapath::{Backend, Datapath, DatapathError, Options, Pins, test_run::At},
+    datapath::{Backend, Datapath, DatapathError, Hook, Options, Pins, test_run::At},
     object,
 };
 use policy_common::abi::{
@@ -289,6 +289,35 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what}: not within {LIMIT:?}");
         thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Takes a program off its interface and leaves the pin, as somebody with bpftool
+/// or tc would.
+pub(crate) fn take_off(datapath: &Datapath, interface: &str, hook: Hook) {
+    match datapath.backend() {
+        Backend::Tcx => {
+            let pin = datapath.pins().link(index(interface), hook);
+            run("bpftool", &format!("link detach pinned {}", pin.display()));
+        }
+        Backend::Clsact => {
+            let way = if hook == Hook::From {
+                "ingress"
+            } else {
+                "egress"
+            };
+            run("tc", &format!("filter del dev {interface} {way} pref 1"));
+        }
+    }
+}
+
+/// Id of what is pinned for an interface: a link, or the program that stands for a
+/// filter.
+pub(crate) fn attached_id(datapath: &Datapath, ifindex: u32, hook: Hook) -> u32 {
+    let kind = match datapath.backend() {
+        Backend::Tcx => "link",
+        Backend::Clsact => "prog",
+    };
+    id(kind, &datapath.pins().link(ifindex, hook))
 }
 
 /// Id of a pinned map, program or link, as `bpftool` tells it.

@@ -1,33 +1,33 @@
 //! Nothing of ours is left, and everything of others' is.
 
-use std::{fs, path::PathBuf};
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use policy_agent::datapath::{
-    Hook,
+    Backend, Hook,
     cleanup::{Left, Object, cleanup, exists},
 };
 use policy_common::abi::maps::ALL;
 
-use crate::bed::{Bed, apply, id, ip, on_bed, run};
+use crate::bed::{Bed, apply, id, index, ip, on_bed, run};
 
-/// Everything that is pinned: maps, links, and their programs.
-fn objects(bed: &Bed) -> Vec<Object> {
+/// Everything that is pinned: maps, links and programs.
+fn objects(bed: &Bed) -> BTreeSet<Object> {
     let pins = bed.pins();
     let maps = ALL
         .iter()
         .map(|spec| Object::Map(id("map", &pins.map(spec.name))));
-    let mut objects: Vec<_> = maps.collect();
-    for (_, _, path) in pins.all_links().unwrap() {
-        objects.push(Object::Link(id("link", &path)));
-        let text = run(
-            "bpftool",
-            &format!("-j link show pinned {}", path.display()),
-        );
-        let (_, rest) = text.split_once("\"prog_id\":").unwrap();
-        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-        objects.push(Object::Program(digits.parse().unwrap()));
-    }
-    objects
+    let programs = fs::read_dir(pins.programs()).unwrap().flatten();
+    let programs = programs.map(|entry| Object::Program(id("prog", &entry.path())));
+    let links = pins.all_links().unwrap();
+    let links = links.iter().map(|(_, hook, path)| {
+        // On kernels without TCX a program is the record of its filter.
+        if Backend::best() == Backend::Clsact && *hook != Hook::Xdp {
+            Object::Program(id("prog", path))
+        } else {
+            Object::Link(id("link", path))
+        }
+    });
+    maps.chain(programs).chain(links).collect()
 }
 
 #[test]
@@ -39,7 +39,12 @@ fn nothing_is_left() {
         datapath.attach_prefilter("p0").unwrap();
         drop(datapath);
         let objects = objects(bed);
-        assert_eq!(objects.len(), ALL.len() + 6);
+        // A program for each hook, and the links of those that are attached.
+        let links = match Backend::best() {
+            Backend::Tcx => 3,
+            Backend::Clsact => 1,
+        };
+        assert_eq!(objects.len(), ALL.len() + Hook::ALL.len() + links);
         assert!(objects.iter().all(|object| exists(*object)));
 
         let done = cleanup(&bed.bpffs).unwrap();
@@ -109,10 +114,10 @@ fn other_agents_and_other_versions_are_told_apart() {
         fs::create_dir(&other).unwrap();
         let other = Bed {
             bpffs: other,
-            ifindex: bed.ifindex,
+            ifindex: index("p0"),
         };
         let theirs = other.open();
-        theirs.attach(bed.ifindex).unwrap();
+        theirs.attach(other.ifindex).unwrap();
         let mine = bed.open();
         mine.attach(bed.ifindex).unwrap();
         // As another version would have left it.
@@ -123,7 +128,7 @@ fn other_agents_and_other_versions_are_told_apart() {
         assert_eq!(done.left, []);
         assert!(!pins.root().exists());
         assert_eq!(theirs.attached().unwrap().len(), 1);
-        assert!(theirs.pins().link(bed.ifindex, Hook::From).exists());
+        assert!(theirs.pins().link(other.ifindex, Hook::From).exists());
         drop(theirs);
         assert_eq!(cleanup(&other.bpffs).unwrap().left, []);
     });

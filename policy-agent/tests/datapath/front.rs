@@ -4,7 +4,7 @@ use policy_agent::datapath::{Datapath, Hook};
 use policy_common::abi::Direction;
 
 use crate::attach::other_agent;
-use crate::bed::{FRIEND, POD, STRANGER, SYN, apply, on_bed, run, tcp};
+use crate::bed::{Bed, FRIEND, POD, STRANGER, SYN, apply, on_bed, run, tcp};
 
 /// Hooks on which others come before us.
 fn displaced(datapath: &Datapath) -> Vec<Hook> {
@@ -21,7 +21,7 @@ fn link_comes_first_again_in_place_and_nothing_else_is_left() {
         datapath.attach_wire(bed.ifindex).unwrap();
         assert_eq!(displaced(&datapath), [], "our own are nobody else's");
         datapath.detach_wire(bed.ifindex).unwrap();
-        let other = other_agent(bed);
+        let other = other_agent(bed, Bed::open);
         other.attach(bed.ifindex).unwrap();
         let found = datapath.displaced().unwrap();
         assert_eq!(displaced(&datapath), [Hook::From, Hook::To]);

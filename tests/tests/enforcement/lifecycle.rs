@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::expect::{expect, serve};
 use crate::folder::{Pod, Way, allow};
-use crate::node::{BOUND, Node, bpftool};
+use crate::node::{BOUND, Node};
 
 /// Time between datagrams.
 const EVERY: Duration = Duration::from_micros(500);
@@ -406,11 +406,7 @@ fn repaired(wiring: Wiring) -> Result<()> {
     node.folder.put_all("p.json", &[policy])?;
     node.start()?;
     expect(&[(&web, &db, false)])?;
-    for link in node.kernel_objects()? {
-        if let ("link", id) = link {
-            bpftool(&["link", "detach", "id", &id.to_string()])?;
-        }
-    }
+    node.take_off(|_| true)?;
     expect(&[(&web, &db, true)])?;
     let mut repairs = json!(0);
     wait_for("the links to be repaired", BOUND, || {

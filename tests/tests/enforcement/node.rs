@@ -261,12 +261,14 @@ impl Node {
 
     /// `cleanup`, which must say that it succeeded.
     fn cleanup(&self) -> Result<()> {
-        let output = Command::new(&self.binary)
+        let mut cleanup = Command::new(&self.binary);
+        cleanup
             .args(["cleanup", "--run-dir"])
             .arg(self.run_dir())
             .arg("--bpffs")
-            .arg(self.bpffs())
-            .output()?;
+            .arg(self.bpffs());
+        // Where the interfaces are: filters, unlike links, are found by interface.
+        let output = self.lab.node().netns().output(&mut cleanup)?;
         ensure!(output.status.success(), "cleanup: {output:?}");
         Ok(())
     }
@@ -276,19 +278,52 @@ impl Node {
         let root = self.bpffs().join("policy-agent");
         let mut ids = BTreeSet::new();
         for pin in files_below(&root)? {
-            let folder = pin.parent().and_then(Path::file_name);
-            let kind = match folder.and_then(|name| name.to_str()) {
-                Some("maps") => "map",
-                Some("programs") => "prog",
-                _ => "link",
-            };
-            let shown = bpftool(&[kind, "show", "pinned", &pin.display().to_string()])?;
+            let (kind, shown) = shown(&pin)?;
             ids.insert((kind, id_of(&shown)?));
             if let Some(program) = shown["prog_id"].as_u64() {
                 ids.insert(("prog", program));
             }
         }
         Ok(ids)
+    }
+
+    /// Takes off their interfaces the programs whose pins are chosen, and leaves
+    /// the pins, as somebody with bpftool or tc would.
+    pub(crate) fn take_off(&self, chosen: impl Fn(&str) -> bool) -> Result<()> {
+        let mut taken = 0;
+        for pin in files_below(&self.bpffs().join("policy-agent"))? {
+            let name = pin.file_name().unwrap_or_default().to_string_lossy();
+            let Some((ifindex, hook)) = name.split_once('-').filter(|_| chosen(&name)) else {
+                continue;
+            };
+            taken += 1;
+            if let ("link", link) = shown(&pin)? {
+                bpftool(&["link", "detach", "id", &id_of(&link)?.to_string()])?;
+                continue;
+            }
+            // A program stands for a filter, on kernels without TCX.
+            let way = if hook == "from" { "ingress" } else { "egress" };
+            let interface = self.interface(ifindex.parse()?)?;
+            let mut tc = Command::new("tc");
+            tc.args(["filter", "del", "dev", &interface, way, "pref", "1"]);
+            let output = self.lab.node().netns().output(&mut tc)?;
+            ensure!(output.status.success(), "tc: {output:?}");
+        }
+        ensure!(taken > 0, "there is nothing to take off");
+        Ok(())
+    }
+
+    /// The name of one of the node's interfaces.
+    fn interface(&self, ifindex: u64) -> Result<String> {
+        let mut ip = Command::new("ip");
+        ip.args(["-j", "link", "show"]);
+        let output = self.lab.node().netns().output(&mut ip)?;
+        let links: Value = serde_json::from_slice(&output.stdout)?;
+        let mut links = links.as_array().into_iter().flatten();
+        links
+            .find(|link| link["ifindex"] == ifindex)
+            .and_then(|link| link["ifname"].as_str().map(str::to_owned))
+            .with_context(|| format!("no interface {ifindex}"))
     }
 }
 
@@ -304,6 +339,21 @@ impl Drop for Node {
         if let Err(error) = self.cleanup() {
             eprintln!("while removing the agent's traces: {error:#}");
         }
+    }
+}
+
+/// What a pin is, `map`, `prog` or `link`, and what bpftool shows of it. Where a
+/// link would be there is a program on kernels without TCX.
+fn shown(pin: &Path) -> Result<(&'static str, Value)> {
+    let folder = pin.parent().and_then(Path::file_name);
+    let show = |kind| {
+        let shown = bpftool(&[kind, "show", "pinned", &pin.display().to_string()])?;
+        Ok((kind, shown))
+    };
+    match folder.and_then(|name| name.to_str()) {
+        Some("maps") => show("map"),
+        Some("programs") => show("prog"),
+        _ => show("link").or_else(|_| show("prog")),
     }
 }
 

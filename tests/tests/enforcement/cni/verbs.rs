@@ -308,14 +308,7 @@ fn check_finds_what_was_taken_off_and_what_was_never_added() -> Result<()> {
     Caller::new(&scene.node).check(&sandbox)?.ensure_says("")?;
     // Somebody detaches the program while nobody looks.
     let index = index_of(&scene, db.node_interface().context("a veth")?)?;
-    for root in crate::node::files_below(&scene.node.bpffs().join("policy-agent"))? {
-        if root.ends_with(format!("{index}-from")) {
-            let path = root.display().to_string();
-            Command::new("bpftool")
-                .args(["link", "detach", "pinned", &path])
-                .status()?;
-        }
-    }
+    scene.node.take_off(|pin| pin == format!("{index}-from"))?;
     Caller::new(&scene.node)
         .check(&sandbox)?
         .ensure_fails(101)?;
