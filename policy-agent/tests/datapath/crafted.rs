@@ -3,7 +3,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use policy_agent::datapath::{Datapath, Hook, test_run::Trial};
+use policy_agent::datapath::{
+    Datapath, Hook,
+    test_run::{At, Trial},
+};
 use policy_common::abi::{
     Direction,
     endpoint::{Endpoint, FLAG_USED, PolicyWord},
@@ -140,6 +143,32 @@ impl<'a> Scene<'a> {
         let mut at = self.bed.arriving();
         at.ingress_ifindex = 0;
         self.datapath.test_run(packet, at, 1).unwrap().passes
+    }
+
+    /// Whether its friend may send it, which nothing isolates.
+    pub(crate) fn friend_sends(&self, packet: &[u8]) -> bool {
+        let at = At {
+            direction: Direction::Egress,
+            ifindex: self.p0,
+            ingress_ifindex: self.p0,
+        };
+        self.datapath.test_run(packet, at, 1).unwrap().passes
+    }
+
+    /// Whether its friend gets it.
+    pub(crate) fn friend_gets(&self, packet: &[u8]) -> bool {
+        let at = At {
+            direction: Direction::Ingress,
+            ifindex: self.p0,
+            ingress_ifindex: self.bed.ifindex,
+        };
+        self.datapath.test_run(packet, at, 1).unwrap().passes
+    }
+
+    /// What the pod may exchange with its friend from now on, and nothing else.
+    pub(crate) fn allow(&self, ports: &[(u8, u16)]) {
+        let value = allow(ports);
+        apply(&self.datapath, &[Op::PortSet { id: 3, value }]);
     }
 
     pub(crate) fn dropped(&self, direction: Direction, reason: DropReason) -> u64 {
