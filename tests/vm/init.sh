@@ -1,10 +1,7 @@
 #!/bin/bash
 # The first process of a guest that `cargo xtask vm` boots: mounts what the tests
-# need, runs every program in /tests, and powers off. What it prints is read by
-# xtask/src/vm/machine.rs.
-
-# Emulated programs are slow; one that takes longer hangs.
-LIMIT=1500
+# need, runs of every program in /tests what the list beside it names, and powers
+# off. What it prints is read by xtask/src/vm/machine.rs.
 
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -13,30 +10,25 @@ mount -t tmpfs tmp /tmp
 mount -t tmpfs run /run
 mount -t bpf bpf /sys/fs/bpf
 mkdir -p /sys/fs/cgroup
+# Nothing here makes its device node when it is first asked for.
+modprobe tun
 ip link set lo up
 export HOME=/tmp TERM=dumb POLICY_AGENT=/usr/bin/policy-agent RUST_BACKTRACE=0
 
-filter=
-shell=
-for word in $(cat /proc/cmdline); do
-    case $word in
-    policy.filter=*) filter=${word#policy.filter=} ;;
-    policy.shell) shell=yes ;;
-    esac
-done
-
 echo "vm: $(cat /proc/sys/kernel/osrelease)"
-if [ -n "$shell" ]; then
-    bash -i
-else
+case $(cat /proc/cmdline) in
+*policy.shell*) bash -i ;;
+*)
     policy-agent preflight || echo "vm: failed: preflight"
-    for program in /tests/*; do
+    for list in /tests/*.list; do
+        program=${list%.list}
         echo "vm: ${program#/tests/}"
         # One at a time: without acceleration there is nothing to gain.
-        timeout "$LIMIT" "$program" --test-threads=2 $filter ||
+        "$program" --test-threads=1 --exact $(cat "$list") ||
             echo "vm: failed: ${program#/tests/}"
     done
     echo "vm: all test programs have ended"
-fi
+    ;;
+esac
 echo o >/proc/sysrq-trigger
 sleep 60

@@ -46,11 +46,12 @@ const TEST_TOOLS: [(&str, &str); 4] = [
     ("setpriv", "util-linux"),
 ];
 /// What booting other kernels takes, and Debian's packages of it.
-const MACHINE_TOOLS: [(&str, &str); 5] = [
+const MACHINE_TOOLS: [(&str, &str); 6] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("cpio", "cpio"),
     ("depmod", "kmod"),
     ("find", "findutils"),
+    ("strip", "binutils"),
     ("dpkg-deb", "dpkg"),
 ];
 /// What the nodes of the cluster run besides what is built from Go, and Debian's
@@ -122,7 +123,7 @@ enum Remedy {
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     announce("setup");
     if args.check {
-        let lacks = lacks(Need::Test);
+        let lacks = lacks(Need::Machines);
         for lack in &lacks {
             println!("    missing: {}", lack.what);
         }
@@ -132,7 +133,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         }
         bail!("something is missing; to install it: cargo xtask setup");
     }
-    ensure(workspace, Need::Test)?;
+    ensure(workspace, Need::Machines)?;
     report();
     Ok(())
 }
@@ -158,6 +159,12 @@ pub(crate) fn ensure(workspace: &Workspace, need: Need) -> Result<BpfToolchain> 
     let compiler = Compiler::find().map_err(|why| anyhow::anyhow!(why.join("; ")))?;
     let linker = toolchain::linker().context("bpf-linker does not start")?;
     Ok(BpfToolchain { compiler, linker })
+}
+
+/// The programs that the tests call.
+pub(crate) fn programs_of_tests() -> impl Iterator<Item = &'static str> {
+    let tools = RUN_TOOLS.into_iter().chain(TEST_TOOLS);
+    tools.map(|(program, _)| program)
 }
 
 /// Makes sure that what a cluster's nodes run is there.
@@ -331,45 +338,51 @@ fn install_packages(workspace: &Workspace, packages: &[&str]) -> Result<()> {
              install nightly --component rust-src` and `cargo install bpf-linker`"
         );
     }
-    let as_root = if host::is_root() {
-        None
-    } else if host::find("sudo").is_some() {
-        println!("    with sudo, which may ask for a password");
-        Some("sudo")
-    } else {
-        bail!("installing packages needs root; run as root: apt-get install {list}");
-    };
-    let apt = |arguments: &[&str]| {
-        let mut command = match as_root {
-            Some(sudo) => {
-                let mut command = Command::new(sudo);
-                command.args(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]);
-                command
-            }
-            None => {
-                let mut command = Command::new("apt-get");
-                command.env("DEBIAN_FRONTEND", "noninteractive");
-                command
-            }
-        };
-        command.args(["--quiet", "--yes"]).args(arguments);
-        command
-    };
+    update_lists(workspace)?;
+    println!("    apt-get install {list}");
+    let mut install = apt("install")?;
+    install
+        .args(["--no-install-recommends", "--no-remove"])
+        .args(packages);
+    Job::new("apt-get install", install, PACKAGES_LIMIT)
+        .log_to(workspace.log("apt-install"))
+        .run()
+        .context("apt-get could not install the packages; nothing else was changed")
+}
+
+/// Brings Debian's package lists up to date, as far as their sources answer.
+///
+/// # Errors
+///
+/// When this may not be done here.
+pub(crate) fn update_lists(workspace: &Workspace) -> Result<()> {
     println!("    apt-get update");
-    let update = Job::new("apt-get update", apt(&["update"]), UPDATE_LIMIT)
+    let update = Job::new("apt-get update", apt("update")?, UPDATE_LIMIT)
         .log_to(workspace.log("apt-update"))
         .run();
     // One of the user's other sources may not answer; the lists may do as they are.
     if let Err(error) = update {
         println!("    {error:#}; going on with the package lists that are there");
     }
-    println!("    apt-get install {list}");
-    let mut install = apt(&["install", "--no-install-recommends", "--no-remove"]);
-    install.args(packages);
-    Job::new("apt-get install", install, PACKAGES_LIMIT)
-        .log_to(workspace.log("apt-install"))
-        .run()
-        .context("apt-get could not install the packages; nothing else was changed")
+    Ok(())
+}
+
+/// An apt-get that asks nothing and may change the system.
+fn apt(verb: &str) -> Result<Command> {
+    let mut command = if host::is_root() {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    } else if host::find("sudo").is_some() {
+        println!("    with sudo, which may ask for a password");
+        let mut command = Command::new("sudo");
+        command.args(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]);
+        command
+    } else {
+        bail!("apt-get {verb} needs root, and there is no sudo; run it as root");
+    };
+    command.args(["--quiet", "--yes", verb]);
+    Ok(command)
 }
 
 fn is_debian() -> bool {

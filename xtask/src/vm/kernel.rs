@@ -13,63 +13,80 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     job::{Job, output_of},
+    setup,
     workspace::Workspace,
 };
 
-/// 70 MB from a mirror.
+/// Some 30 MB from a mirror.
 const FETCH_LIMIT: Duration = Duration::from_secs(10 * 60);
 const UNPACK_LIMIT: Duration = Duration::from_secs(2 * 60);
 
 /// A kernel that can be booted.
-pub(crate) struct Kernel {
+pub(super) struct Kernel {
+    /// The series that was asked for.
+    pub(super) series: String,
     /// What `uname -r` will say.
-    pub(crate) release: String,
+    pub(super) release: String,
     /// The compressed kernel.
-    pub(crate) vmlinuz: PathBuf,
+    pub(super) vmlinuz: PathBuf,
     /// Its modules, with their index.
-    pub(crate) modules: PathBuf,
+    pub(super) modules: PathBuf,
 }
 
-/// The newest kernel of a series that Debian's package lists have.
+/// The newest kernel of a series that Debian's package lists have. Lists that have
+/// none, or one that the mirror has no more, are brought up to date.
 ///
 /// # Errors
 ///
 /// When there is none, or it cannot be fetched.
-pub(crate) fn fetch(workspace: &Workspace, series: &str) -> Result<Kernel> {
+pub(super) fn fetch(workspace: &Workspace, series: &str) -> Result<Kernel> {
+    fetch_listed(workspace, series).or_else(|error| {
+        println!("    {error:#}");
+        setup::update_lists(workspace)?;
+        fetch_listed(workspace, series)
+    })
+}
+
+fn fetch_listed(workspace: &Workspace, series: &str) -> Result<Kernel> {
     let package = newest(series)?;
     let folder = workspace.target.join("vm").join(&package);
     // Written last: what is there is complete.
     let complete = folder.join("complete");
     if !complete.exists() {
         println!("    fetching {package}");
-        if folder.exists() {
-            fs::remove_dir_all(&folder).context("removing half a kernel")?;
-        }
-        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-        let mut download = Command::new("apt-get");
-        download
-            .args(["--quiet", "download", &package])
-            .current_dir(&folder);
-        Job::new("apt-get download", download, FETCH_LIMIT)
-            .log_to(workspace.log("vm-fetch"))
-            .run()?;
-        let archive = only_file(&folder, "deb")?;
-        let mut unpack = Command::new("dpkg-deb");
-        unpack.arg("--extract").arg(&archive).arg(&folder);
-        Job::new("dpkg-deb", unpack, UNPACK_LIMIT).run()?;
-        fs::remove_file(archive).context("removing the package")?;
-        let release = release(&folder)?;
-        let mut depmod = Command::new("depmod");
-        depmod.arg("--basedir").arg(&folder).arg(&release);
-        Job::new("depmod", depmod, UNPACK_LIMIT).run()?;
+        unpack(workspace, &package, &folder)?;
         fs::write(&complete, "").context("marking the kernel as complete")?;
     }
     let release = release(&folder)?;
     Ok(Kernel {
+        series: series.to_owned(),
         vmlinuz: folder.join(format!("boot/vmlinuz-{release}")),
         modules: folder.join("lib/modules").join(&release),
         release,
     })
+}
+
+/// Fetches a kernel's package into a folder of its own, with an index of modules.
+fn unpack(workspace: &Workspace, package: &str, folder: &Path) -> Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder).context("removing half a kernel")?;
+    }
+    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    let mut download = Command::new("apt-get");
+    download
+        .args(["--quiet", "download", package])
+        .current_dir(folder);
+    Job::new("apt-get download", download, FETCH_LIMIT)
+        .log_to(workspace.log("vm-fetch"))
+        .run()?;
+    let archive = only_file(folder, "deb")?;
+    let mut unpack = Command::new("dpkg-deb");
+    unpack.arg("--extract").arg(&archive).arg(folder);
+    Job::new("dpkg-deb", unpack, UNPACK_LIMIT).run()?;
+    fs::remove_file(archive).context("removing the package")?;
+    let mut depmod = Command::new("depmod");
+    depmod.arg("--basedir").arg(folder).arg(release(folder)?);
+    Job::new("depmod", depmod, UNPACK_LIMIT).run()
 }
 
 /// The package of the newest kernel of a series.
@@ -85,8 +102,9 @@ fn newest(series: &str) -> Result<String> {
     match packages.max_by_key(|name| numbers(name)) {
         Some(package) => Ok(package.to_owned()),
         None => bail!(
-            "the package lists have no linux-image-{series}.*-cloud-amd64; run apt-get update, \
-             or add Debian's release that has it to the sources"
+            "the package lists have no linux-image-{series}.*-cloud-amd64; if apt-get update \
+             does not bring one, add the Debian release that has it to apt's sources (12 has \
+             6.1 and, among its security updates, 6.12)"
         ),
     }
 }

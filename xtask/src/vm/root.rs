@@ -11,20 +11,20 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::kernel::Kernel;
+use super::{choice::Chosen, kernel::Kernel};
 use crate::{
-    build_agent::BUILD_LIMIT,
     host,
-    job::{Job, announce, output_of},
+    job::{Job, output_of},
+    setup,
     workspace::Workspace,
 };
 
 /// What runs as the guest's first process.
 const INIT: &str = include_str!("../../../tests/vm/init.sh");
-/// Programs that the first process and the tests call.
-const PROGRAMS: [&str; 17] = [
-    "bash", "bpftool", "cat", "chmod", "ip", "ls", "mkdir", "mktemp", "modprobe", "mount", "nft",
-    "nsenter", "rm", "setpriv", "sleep", "timeout", "true",
+/// Programs that the first process calls, and tests as something that runs; those
+/// that tests need by name are `setup`'s.
+const PROGRAMS: [&str; 9] = [
+    "bash", "cat", "mkdir", "modprobe", "mount", "rm", "sleep", "timeout", "true",
 ];
 /// Folders of modules that networking needs.
 const MODULES: [&str; 5] = [
@@ -34,52 +34,7 @@ const MODULES: [&str; 5] = [
     "kernel/arch/x86/crypto",
     "kernel/drivers/net",
 ];
-/// Test programs that run in a guest, by package.
-const TESTS: [(&str, &str); 3] = [
-    ("policy-agent", "datapath"),
-    ("policy-agent", "iface"),
-    ("policy-tests", "enforcement"),
-];
 const PACK_LIMIT: Duration = Duration::from_secs(2 * 60);
-
-/// A test program.
-pub(crate) struct Test {
-    name: &'static str,
-    program: PathBuf,
-}
-
-/// Compiles the test programs, without running them.
-///
-/// # Errors
-///
-/// When one does not compile.
-pub(crate) fn build_tests(workspace: &Workspace) -> Result<Vec<Test>> {
-    announce("build: test programs for guests, release");
-    let mut tests = Vec::new();
-    for (package, name) in TESTS {
-        let mut cargo = workspace.cargo();
-        cargo
-            .args(["test", "--release", "--no-run", "--package", package])
-            .args(["--test", name, "--message-format=json-render-diagnostics"]);
-        let mut program = None;
-        let built = Job::new("build of the tests", cargo, BUILD_LIMIT)
-            .quiet()
-            .run_with_lines(|line| {
-                program = executable(line).map(PathBuf::from).or(program.take());
-            })?;
-        ensure!(built, "{name} does not compile; see above");
-        let program = program.with_context(|| format!("cargo does not say where {name} is"))?;
-        tests.push(Test { name, program });
-    }
-    Ok(tests)
-}
-
-/// The path in a message of cargo's (`cargo help build`, `--message-format`)
-/// about something that can be run.
-fn executable(line: &str) -> Option<&str> {
-    let (_, rest) = line.split_once("\"executable\":\"")?;
-    rest.split_once('"').map(|(path, _)| path)
-}
 
 /// Makes the initial RAM disk.
 ///
@@ -90,10 +45,10 @@ pub(crate) fn image(
     workspace: &Workspace,
     kernel: &Kernel,
     agent: &Path,
-    tests: &[Test],
+    tests: &[Chosen<'_>],
 ) -> Result<PathBuf> {
     let folder = workspace.target.join("vm");
-    let root = folder.join("root");
+    let root = folder.join(format!("root-{}", kernel.release));
     if root.exists() {
         fs::remove_dir_all(&root).context("removing the last guest's files")?;
     }
@@ -123,17 +78,20 @@ pub(crate) fn image(
     symlink("bash", root.join("usr/bin/sh")).context("linking the shell")?;
 
     let mut binaries = Vec::new();
-    for program in PROGRAMS {
+    for program in PROGRAMS.into_iter().chain(setup::programs_of_tests()) {
         let path = host::find(program).with_context(|| format!("{program} is not installed"))?;
         binaries.push((path, format!("usr/bin/{program}")));
-    }
-    binaries.push((agent.to_owned(), "usr/bin/policy-agent".to_owned()));
-    for test in tests {
-        binaries.push((test.program.clone(), format!("tests/{}", test.name)));
     }
     let mut libraries = BTreeSet::new();
     for (from, to) in &binaries {
         copy(from, &root.join(to))?;
+        libraries.extend(libraries_of(from)?);
+    }
+    let programs = tests.iter().map(|chosen| chosen.program);
+    let programs = programs.map(|program| (&*program.path, format!("tests/{}", program.name)));
+    let agent = (agent, "usr/bin/policy-agent".to_owned());
+    for (from, to) in programs.chain([agent]) {
+        strip(from, &root.join(to))?;
         libraries.extend(libraries_of(from)?);
     }
     for library in &libraries {
@@ -141,6 +99,11 @@ pub(crate) fn image(
             library,
             &root.join(library.strip_prefix("/").unwrap_or(library)),
         )?;
+    }
+    for Chosen { program, tests } in tests {
+        // A name a line: what the first process hands to the program.
+        let list = root.join("tests").join(format!("{}.list", program.name));
+        fs::write(list, tests.join("\n") + "\n").context("writing which tests run")?;
     }
     for dir in MODULES {
         copy_tree(
@@ -183,6 +146,16 @@ fn libraries_of(program: &Path) -> Result<BTreeSet<PathBuf>> {
         .filter(|word| word.starts_with('/'))
         .map(PathBuf::from)
         .collect())
+}
+
+/// Copies a program without what only debuggers read, nine tenths of it.
+fn strip(from: &Path, to: &Path) -> Result<()> {
+    if let Some(parent) = to.parent() {
+        fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
+    }
+    let mut strip = Command::new("strip");
+    strip.args(["--strip-debug", "-o"]).arg(to).arg(from);
+    Job::new("strip", strip, PACK_LIMIT).run()
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
@@ -234,17 +207,4 @@ fn pack(root: &Path, image: &Path) -> Result<PathBuf> {
     Job::new("cpio", cpio, PACK_LIMIT).run()?;
     ensure!(find.wait().context("find")?.success(), "find failed");
     Ok(image.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_program_is_found_in_cargos_messages() {
-        let line = r#"{"reason":"compiler-artifact","executable":"/x/target/release/deps/iface-1","fresh":true}"#;
-        assert_eq!(executable(line), Some("/x/target/release/deps/iface-1"));
-        let library = r#"{"reason":"compiler-artifact","executable":null,"fresh":true}"#;
-        assert_eq!(executable(library), None);
-    }
 }

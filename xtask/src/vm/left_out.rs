@@ -1,0 +1,172 @@
+//! What does not run in guests, by name and with the reason: the one list of it.
+//!
+//! A test that is not named here runs on every kernel, so a new one does. A name
+//! that no test has any more fails the task. The short run, which is what CI has
+//! the time for, has all of `iface`, and of `datapath` what asks the kernel
+//! something that kernels differ in.
+
+/// Test programs of which nothing runs in a guest, and why.
+pub(super) const PROGRAMS: [(&str, &str); 2] = [
+    (
+        "agreement",
+        "tens of thousands of probes, an hour when emulated, about the decision, which is the \
+         same code on every kernel; what a kernel makes of that code is asked by `datapath`",
+    ),
+    (
+        "kubernetes",
+        "needs kube-apiserver and etcd, and asks nothing of the kernel that `enforcement` does not",
+    ),
+];
+
+/// Tests of one program that are left out for one reason.
+pub(super) struct LeftOut {
+    /// The test program.
+    pub(super) program: &'static str,
+    /// Where.
+    pub(super) wherever: Where,
+    /// Why, and which test has its part.
+    pub(super) reason: &'static str,
+    /// Which.
+    pub(super) tests: Tests,
+}
+
+/// Which tests of a program.
+#[derive(Clone, Copy)]
+pub(super) enum Tests {
+    /// These.
+    These(&'static [&'static str]),
+    /// All but these, also those that are new.
+    AllBut(&'static [&'static str]),
+}
+
+impl Tests {
+    /// The names.
+    pub(super) const fn named(self) -> &'static [&'static str] {
+        match self {
+            Self::These(names) | Self::AllBut(names) => names,
+        }
+    }
+
+    /// Whether this test is one of them.
+    pub(super) fn holds(self, test: &str) -> bool {
+        match self {
+            Self::These(names) => names.contains(&test),
+            Self::AllBut(names) => !names.contains(&test),
+        }
+    }
+}
+
+/// Where tests are left out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Where {
+    /// On all kernels.
+    Everywhere,
+    /// On the kernels of this series.
+    On(&'static str),
+    /// From the short run only.
+    InShort,
+}
+
+/// Tests that are left out.
+pub(super) const TESTS: [LeftOut; 9] = [
+    LeftOut {
+        program: "datapath",
+        wherever: Where::Everywhere,
+        reason: "millions of packets: about capacity, which no kernel version decides",
+        tests: Tests::These(&[
+            "flood::a_million_half_open_connections_to_an_allowed_port_end_no_live_one",
+            "flood::a_million_denied_packets_leave_no_trace_in_the_tables",
+            "flood::a_handshake_succeeds_in_the_middle_of_a_flood",
+            "flood::a_pod_that_opens_connections_without_end_takes_its_own_share_only",
+        ]),
+    },
+    LeftOut {
+        program: "datapath",
+        wherever: Where::On("6.1"),
+        reason: "about links of TCX; filters have tests of their own, `attach::filter_*`, \
+                 `adopt::*_filters_*` and `front::filter_*`",
+        tests: Tests::These(&[
+            "attach::program_is_put_in_front_and_one_that_comes_before_it_is_noticed",
+            "front::link_comes_first_again_in_place_and_nothing_else_is_left",
+            "front::what_a_crash_left_on_the_way_to_the_front_is_swept_by_the_next_start",
+        ]),
+    },
+    LeftOut {
+        program: "iface",
+        wherever: Where::Everywhere,
+        reason: "must see hundreds of addresses in 500 looks at a storm, for which an emulated \
+                 machine is too slow",
+        tests: Tests::These(&["storm::an_address_is_never_seen_behind_another_pods_veth"]),
+    },
+    LeftOut {
+        program: "enforcement",
+        wherever: Where::Everywhere,
+        reason: "sends every half millisecond and counts what is lost: about an emulated machine",
+        tests: Tests::These(&[
+            "cut::changes_cut_what_they_forbid_between_bridged_pods",
+            "cut::changes_cut_what_they_forbid_between_routed_pods",
+        ]),
+    },
+    LeftOut {
+        program: "enforcement",
+        wherever: Where::Everywhere,
+        reason: "thousands of pods: about capacity, which no kernel version decides",
+        tests: Tests::These(&["churn::nothing_stays_of_thousands_of_pods_that_came_and_went"]),
+    },
+    LeftOut {
+        program: "enforcement",
+        wherever: Where::On("6.1"),
+        reason: "somebody else's links of TCX beside ours, or programs in ours; of filters \
+                 `attach::filter_*` and `front::filter_*` of datapath",
+        tests: Tests::These(&[
+            "drift::links_that_somebody_detached_or_took_over_are_put_right",
+            "drift::program_that_comes_before_ours_is_put_behind_it_and_named",
+        ]),
+    },
+    LeftOut {
+        program: "datapath",
+        wherever: Where::InShort,
+        reason: "about the decision, which is the same code on every kernel; four seconds each \
+                 when emulated, most of which the verifier takes",
+        tests: Tests::These(&[
+            "errors::errors_about_anything_else_are_dropped_and_named",
+            "errors::pod_may_report_of_what_it_got_and_of_nothing_else",
+            "errors::revoked_connection_gets_no_more_errors",
+            "fragments::fragment_follows_its_own_datagram_only",
+            "fragments::fragment_that_comes_before_the_first_is_dropped",
+            "fragments::fragments_of_open_pods_and_of_the_node_pass_and_are_not_noted",
+            "fragments::fragments_to_a_service_are_judged_where_they_leave",
+            "fragments::new_word_ends_what_fragments_follow",
+            "observe::records_of_a_pod_that_nothing_isolates_are_apart",
+            "observe::sweeper_ends_what_nobody_answered_and_leaves_what_is_live",
+            "observe::sweeper_removes_records_of_endpoints_that_are_gone",
+            "pins::link_where_a_map_belongs_is_refused",
+            "pins::maps_that_nobody_pinned_are_said_to_be_missing",
+            "pins::object_that_was_not_built_is_refused_before_anything_is_made",
+            "pins::pins_of_another_version_are_reported_and_left",
+            "services::denial_at_the_far_side_names_the_sender_and_its_direction",
+            "services::far_side_asks_the_word_of_now_about_each_packet",
+            "services::mark_of_a_pod_that_nothing_isolates_is_left_alone",
+            "services::packet_without_a_mark_is_judged_only_if_an_isolated_pod_of_this_node_sent_it",
+            "services::reply_passes_without_its_mark_by_its_record",
+            "services::revoked_connection_gets_no_replies_and_a_live_one_goes_on",
+            "services::service_over_ipv6_is_left_open_and_judged_like_one_over_ipv4",
+            "services::source_leaves_open_what_may_be_allowed_and_drops_the_rest",
+            "services::undecided_packet_of_an_unknown_sender_is_dropped",
+            "services::undecided_packet_that_cannot_be_judged_is_dropped_and_others_are_not",
+            "services::what_goes_to_the_node_is_left_open",
+        ]),
+    },
+    LeftOut {
+        program: "enforcement",
+        wherever: Where::InShort,
+        reason: "half a minute each when emulated; the full run has them",
+        tests: Tests::AllBut(&[]),
+    },
+    LeftOut {
+        program: "lab",
+        wherever: Where::InShort,
+        reason: "about the test bed, not about the product",
+        tests: Tests::AllBut(&[]),
+    },
+];
