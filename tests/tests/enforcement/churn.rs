@@ -30,10 +30,11 @@ const SWEPT: Duration = Duration::from_secs(40);
 /// Memory that may stay, KiB, of the first waves: what the allocator keeps of the
 /// most that was in use at once.
 const WORKING_KIB: u64 = 24 * 1024;
-/// Memory that may be added by all later waves: names that late events may ask for
-/// (a few hundred bytes for each pod of this node, 16,384 at most).
-const KEPT_KIB: u64 = 6 * 1024;
-/// Waves after which memory must not grow any more.
+/// Memory that may be added by all later waves, however many: names that late
+/// events may ask for (16,384 pods at most), and tables of strings and selectors
+/// that are pruned when they have doubled.
+const KEPT_KIB: u64 = 24 * 1024;
+/// Waves after which memory grows no more than that.
 const WARM: usize = 2;
 
 /// What must be as it was.
