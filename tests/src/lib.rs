@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod cluster;
 pub mod demo;
+pub mod fuzz;
 pub mod generate;
 pub mod lab;
 pub mod reference;

@@ -103,7 +103,10 @@ fn clippy(workspace: &Workspace) -> Result<()> {
     let mut cargo = workspace.cargo();
     cargo
         .args(["clippy", "--workspace", "--exclude", "policy-ebpf"])
-        .args(["--all-targets", "--all-features", "--", "-D", "warnings"]);
+        // Of all features the one that brings libFuzzer is left out: its C++ takes
+        // longer to compile than everything here to check.
+        .args(["--all-targets", "--features", "policy-agent/debug-log"])
+        .args(["--", "-D", "warnings"]);
     Job::new("clippy", cargo, BUILD_LIMIT).run()
 }
 

@@ -7,6 +7,7 @@
 mod build_agent;
 mod build_ebpf;
 mod cluster;
+mod fuzz;
 mod go;
 mod host;
 mod image;
@@ -58,6 +59,8 @@ enum Task {
     Demo(programs::Args),
     /// Run every check and test, those in the kernel included (needs root)
     Test(test::Args),
+    /// Look for inputs that the parsers and the verdict get wrong, with libFuzzer
+    Fuzz(fuzz::Args),
     /// Measure the packet programs and the compiler, or the agent in a cluster (needs root)
     Bench(BenchArgs),
     /// Boot older kernels in virtual machines and run the kernel's tests there
@@ -80,6 +83,9 @@ struct BenchArgs {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = fuzz::as_compiler() {
+        return code;
+    }
     match run(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -99,6 +105,7 @@ fn run(cli: &Cli) -> Result<()> {
         Task::Cluster(args) => cluster::run(&workspace, args),
         Task::Demo(args) => programs::demo(&workspace, args),
         Task::Test(args) => test::run(&workspace, args),
+        Task::Fuzz(args) => fuzz::run(&workspace, args),
         Task::Bench(args) if args.cluster => cluster::bench(&workspace, &args.in_cluster),
         Task::Bench(args) => programs::bench(&workspace, &args.program),
         Task::Vm(args) => vm::run(&workspace, args),

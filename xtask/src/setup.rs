@@ -38,6 +38,9 @@ const RUN_TOOLS: [(&str, &str); 4] = [
     ("nsenter", "util-linux"),
     ("mount", "mount"),
 ];
+/// What compiling the tests takes besides Rust, and Debian's packages of it:
+/// libFuzzer is C++.
+const COMPILE_TOOLS: [(&str, &str); 1] = [("c++", "g++")];
 /// What the tests call besides, and Debian's packages of it. Go is apart.
 const TEST_TOOLS: [(&str, &str); 4] = [
     ("nft", "nftables"),
@@ -258,6 +261,11 @@ fn lacks(need: Need) -> Vec<Lack> {
         }
     }
     if need >= Need::Check {
+        for (program, package) in COMPILE_TOOLS {
+            if host::find(program).is_none() {
+                lack(program.to_owned(), Remedy::Package(package));
+            }
+        }
         for (program, component) in COMPONENTS {
             if !starts(program) {
                 lack(program.to_owned(), Remedy::Component(component));
