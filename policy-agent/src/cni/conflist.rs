@@ -125,7 +125,9 @@ pub fn chain(
         && types
             .first()
             .is_some_and(|kind| HOLDABLE.contains(&kind.as_str()));
-    let (before, after) = ours.map(added_by_others).unwrap_or_default();
+    let (before, after) = ours
+        .map(|ours| added_by_others(ours, &types))
+        .unwrap_or_default();
     let our_plugin = |stage, chained| {
         let plugin = OurPlugin {
             kind: NAME,
@@ -192,7 +194,8 @@ fn kind_of(plugin: &RawValue) -> Result<Plugin, serde_json::Error> {
 }
 
 /// Plugins that others have put into our file, before and behind our last entry.
-fn added_by_others(ours: &[u8]) -> (Vec<Box<RawValue>>, Vec<Box<RawValue>>) {
+/// What the network has meanwhile itself, by its `types`, is there already.
+fn added_by_others(ours: &[u8], types: &[String]) -> (Vec<Box<RawValue>>, Vec<Box<RawValue>>) {
     #[derive(Deserialize)]
     struct List {
         plugins: Vec<Box<RawValue>>,
@@ -211,7 +214,7 @@ fn added_by_others(ours: &[u8]) -> (Vec<Box<RawValue>>, Vec<Box<RawValue>>) {
     let from = &kinds[at].chained.types;
     let mut added = (Vec::new(), Vec::new());
     for (place, (plugin, kind)) in plugins.into_iter().zip(&kinds).enumerate() {
-        if kind.kind == NAME || from.contains(&kind.kind) {
+        if kind.kind == NAME || from.contains(&kind.kind) || types.contains(&kind.kind) {
             continue;
         }
         if place < at {
@@ -255,6 +258,22 @@ mod tests {
 
     const BRIDGE: &str = r#"{"cniVersion":"1.0.0","name":"lab","disableCheck":true,
         "plugins":[{"type":"bridge","ipam":{ "type" : "host-local" }},{"type":"portmap"}]}"#;
+
+    #[test]
+    fn what_others_put_into_both_files_is_there_once() {
+        let made = |network: &str, ours: Option<&str>| {
+            let list = made_with(false, "10.conflist", network, ours);
+            list.expect("a list").text
+        };
+        let alone = r#"{"name":"lab","plugins":[{"type":"bridge"}]}"#;
+        let ours = made(alone, None).replace("}]}", r#"},{"type":"mesh"},{"type":"tuning"}]}"#);
+        let kept = made(alone, Some(&ours));
+        assert_eq!(types(&kept), ["bridge", NAME, "mesh", "tuning"]);
+        let both = r#"{"name":"lab","plugins":[{"type":"bridge"},{"type":"mesh"}]}"#;
+        let next = made(both, Some(&ours));
+        assert_eq!(types(&next), ["bridge", "mesh", NAME, "tuning"]);
+        assert_eq!(made(both, Some(&next)), next);
+    }
 
     #[test]
     fn the_first_configuration_by_name_is_taken_and_never_ours() {

@@ -1,12 +1,13 @@
 //! Target `wire`: what container runtimes and their files say, decoded.
 //!
 //! The list of plugins that we make is one that a runtime takes: the network's
-//! name and plugins as they are, in their order, and ours once, behind them. Names
-//! that become parts of paths stay in their folder.
+//! name and plugins as they are, in their order, and ours once behind them, and once
+//! in front if there is to be a hold. Names that become parts of paths stay in
+//! their folder.
 
 use std::path::Path;
 
-use policy_agent::cni::conflist::{self, Entry};
+use policy_agent::cni::conflist::{self, Entry, List};
 use policy_agent::cni::plugin::NAME;
 use policy_agent::cni::protocol::Environment;
 use policy_agent::cni::results;
@@ -22,7 +23,10 @@ pub(super) fn run(bytes: &[u8]) {
     };
     let mut parts = rest.split(|byte| *byte == BREAK);
     match kind % 4 {
-        0 => chained(parts.next().unwrap_or_default(), parts.next()),
+        0 => {
+            let network = parts.next().unwrap_or_default();
+            chained(kind & 4 == 0, network, parts.next());
+        }
         1 => environment(parts),
         2 => record(rest),
         _ => told(rest),
@@ -31,13 +35,13 @@ pub(super) fn run(bytes: &[u8]) {
 
 const ENTRY: (&str, &str) = ("/run/policy-agent", "/sys/fs/bpf");
 
-fn chain(network: &[u8], ours: Option<&[u8]>) -> Option<Vec<u8>> {
+fn chain(hold: bool, network: &[u8], ours: Option<&[u8]>) -> Option<List> {
     let entry = Entry {
         run_dir: Path::new(ENTRY.0),
         bpffs: Path::new(ENTRY.1),
+        hold,
     };
-    let made = conflist::chain("10-net.conflist", network, ours, &entry).ok()?;
-    Some(made.into_bytes())
+    conflist::chain("10-net.conflist", network, ours, &entry).ok()
 }
 
 fn plugins(list: &Value) -> &[Value] {
@@ -48,11 +52,11 @@ fn is_ours(plugin: &Value) -> bool {
     plugin["type"] == NAME
 }
 
-fn chained(network: &[u8], ours: Option<&[u8]>) {
-    let Some(made) = chain(network, ours) else {
+fn chained(hold: bool, network: &[u8], ours: Option<&[u8]>) {
+    let Some(made) = chain(hold, network, ours) else {
         return;
     };
-    let list: Value = serde_json::from_slice(&made).expect("what is made is JSON");
+    let list: Value = serde_json::from_str(&made.text).expect("what is made is JSON");
     let network_value: Value = serde_json::from_slice(network).expect("a network is JSON");
     assert_eq!(
         list["name"], network_value["name"],
@@ -64,7 +68,11 @@ fn chained(network: &[u8], ours: Option<&[u8]>) {
     } else {
         vec![&network_value]
     };
-    let all = plugins(&list);
+    let mut all = plugins(&list);
+    if made.holds {
+        assert!(hold && is_ours(&all[0]), "nobody asked for it: {list}");
+        all = &all[1..];
+    }
     assert!(!own.is_empty() && all.len() > own.len());
     assert!(
         all.iter().zip(&own).all(|(plugin, own)| plugin == *own),
@@ -76,15 +84,14 @@ fn chained(network: &[u8], ours: Option<&[u8]>) {
     if ours.is_none() {
         assert_eq!(places[0], own.len(), "ours last: {list}");
     }
+    let made = made.text;
     assert_eq!(
-        conflist::run_dir(&made).as_deref(),
+        conflist::run_dir(made.as_bytes()).as_deref(),
         Some(Path::new(ENTRY.0))
     );
     // Made again it is the same: nothing is written for nothing.
-    assert_eq!(
-        chain(network, Some(&made)).as_deref(),
-        Some(made.as_slice())
-    );
+    let again = chain(hold, network, Some(made.as_bytes()));
+    assert_eq!(again.map(|again| again.text), Some(made));
 }
 
 fn environment<'a>(parts: impl Iterator<Item = &'a [u8]>) {
@@ -157,6 +164,7 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
     };
     vec![
         seed(0, &[LIST]),
+        seed(4, &[LIST]),
         seed(0, &[SINGLE]),
         seed(0, &[LIST, OURS]),
         seed(0, &[OURS]),
