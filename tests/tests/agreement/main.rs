@@ -17,11 +17,13 @@
 //! | `question` | a probe in the product's words |
 //! | `compare` | the three answers to a probe |
 //! | `flows` | connections that are open during a change |
+//! | `crash` | agents that end between any two operations of a change |
 //! | `services` | connections through Services: reference and `simulate` |
 
 mod bed;
 mod cluster;
 mod compare;
+mod crash;
 mod flows;
 mod node;
 mod packet;

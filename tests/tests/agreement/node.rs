@@ -48,6 +48,12 @@ pub(crate) struct Node {
     pub(crate) programmed: BTreeMap<PodRef, Programmed>,
 }
 
+/// What is to be in force.
+pub(crate) struct Goal {
+    pub(crate) desired: DesiredState,
+    pub(crate) attachments: Attachments,
+}
+
 /// What became of a packet.
 pub(crate) struct Tried {
     pub(crate) passes: bool,
@@ -160,6 +166,92 @@ impl Node {
             }
         }
         panic!("{PATIENCE} plans, and still something to do");
+    }
+
+    /// Takes a change in; what is to be in force then.
+    pub(crate) fn goal(&mut self, events: &[SourceEvent]) -> Goal {
+        self.engine.apply(events.iter().cloned());
+        let context = context(&self.engine.node().name, self.engine.store());
+        if context != *self.engine.node() {
+            self.engine.set_node(context);
+        }
+        let desired = self.engine.desired().clone();
+        let attachments = self.interfaces.assign(&desired);
+        Goal {
+            desired,
+            attachments,
+        }
+    }
+
+    /// What must be done for it now.
+    pub(crate) fn plan(&mut self, goal: &Goal) -> Vec<Op> {
+        let plan = self.planner.plan(&goal.desired, &goal.attachments);
+        assert_eq!(plan.problems, [], "everything has room");
+        self.programmed = plan.endpoints;
+        without_detach(plan.ops)
+    }
+
+    /// Does operations, and stops. Grace periods are not waited for: no packet is being judged
+    /// while a test's thread does this.
+    pub(crate) fn carry_out(&mut self, ops: &[Op]) {
+        let mut writes = ops.to_vec();
+        writes.retain(|op| !matches!(op, Op::Grace));
+        let applied = self.datapath.apply(&writes);
+        if let Some(failure) = applied.failure {
+            panic!("{failure}");
+        }
+        self.planner.applied(ops);
+    }
+
+    /// Does all that must be done for it.
+    pub(crate) fn reach(&mut self, goal: &Goal) {
+        for _ in 0..PATIENCE {
+            let ops = self.plan(goal);
+            if ops.is_empty() {
+                return;
+            }
+            self.carry_out(&ops);
+            self.planner.renewed();
+        }
+        panic!("{PATIENCE} plans, and still something to do");
+    }
+
+    /// Another agent, which knows nothing but what is in the kernel.
+    pub(crate) fn succeeded(&mut self) {
+        let mirror = self.datapath.read_back().expect("maps can be read");
+        self.planner = Planner::new(mirror, Limits::default());
+        self.planner.renew_all();
+    }
+
+    /// The same with programs of its own, as after a start.
+    pub(crate) fn reopened(self) -> Self {
+        let Self {
+            bpffs,
+            engine,
+            datapath,
+            events,
+            interfaces,
+            programmed,
+            ..
+        } = self;
+        drop(datapath);
+        let (datapath, mut planner) = open(&bpffs);
+        planner.renew_all();
+        Self {
+            bpffs,
+            engine,
+            planner,
+            datapath,
+            events,
+            interfaces,
+            programmed,
+        }
+    }
+
+    /// Whether the kernel has what was written, and nothing else.
+    pub(crate) fn is_as_written(&self) -> bool {
+        let mirror = self.datapath.read_back().expect("maps can be read");
+        named(&mirror) == named(self.planner.mirror())
     }
 
     /// Changes the tables behind the planner's back.
