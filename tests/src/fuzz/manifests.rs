@@ -42,7 +42,8 @@ fn text(text: &[u8], yaml: bool) {
     }
     let path = file(yaml);
     fs::write(&path, text).expect("a file in the temporary folder");
-    let update = manifests::read(&[path]);
+    let update = manifests::read(std::slice::from_ref(&path));
+    fs::remove_file(&path).expect("the file written above");
     let mut store = Store::new();
     store.apply_all(update.events);
     let pods: Vec<PodRef> = store.pods().keys().take(4).cloned().collect();
