@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use policy_tests::lab::{Family, Host, UdpSpec, UdpStream, Wiring, wait_for};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::expect::{expect, serve};
@@ -406,8 +407,13 @@ fn repaired(wiring: Wiring) -> Result<()> {
     node.folder.put_all("p.json", &[policy])?;
     node.start()?;
     expect(&[(&web, &db, false)])?;
-    node.take_off(|_| true)?;
-    expect(&[(&web, &db, true)])?;
+    // It would be repaired before anybody could see that it is off.
+    node.agent().signal(Signal::STOP)?;
+    let off = node
+        .take_off(|_| true)
+        .and_then(|()| expect(&[(&web, &db, true)]));
+    node.agent().signal(Signal::CONT)?;
+    off?;
     let mut repairs = json!(0);
     wait_for("the links to be repaired", BOUND, || {
         // Without asking it to look.
