@@ -293,7 +293,11 @@ impl Node {
         let mut taken = 0;
         for pin in files_below(&self.bpffs().join("policy-agent"))? {
             let name = pin.file_name().unwrap_or_default().to_string_lossy();
-            let Some((ifindex, hook)) = name.split_once('-').filter(|_| chosen(&name)) else {
+            let is_on_interface = pin.parent().is_some_and(|folder| folder.ends_with("links"));
+            let Some((ifindex, hook)) = name
+                .split_once('-')
+                .filter(|_| is_on_interface && chosen(&name))
+            else {
                 continue;
             };
             taken += 1;
