@@ -18,6 +18,7 @@ pub mod cni;
 pub mod datapath;
 pub mod flows;
 pub mod iface;
+mod netlink;
 pub mod object;
 pub mod others;
 pub mod run_dir;

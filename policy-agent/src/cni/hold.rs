@@ -18,20 +18,14 @@ mod wire;
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::Duration;
 
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use netlink_sys::protocols::NETLINK_NETFILTER;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::iface;
-
-/// The kernel answers at once, except while another transaction of the same
-/// namespace is under way.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
-/// Answers are acknowledgements and the attributes of one table.
-const BUFFER_BYTES: usize = 16 * 1024;
+use crate::netlink::{self, BUFFER_BYTES};
 
 /// What [`hold`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,11 +121,8 @@ fn within<T: Send>(
     let file = File::open(netns).map_err(HoldError::Enter)?;
     std::thread::scope(|scope| {
         let inside = std::thread::Builder::new().spawn_scoped(scope, || {
-            move_into_link_name_space(
-                std::os::fd::AsFd::as_fd(&file),
-                Some(LinkNameSpaceType::Network),
-            )
-            .map_err(|errno| HoldError::Enter(errno.into()))?;
+            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+                .map_err(|errno| HoldError::Enter(errno.into()))?;
             run()
         });
         let joined = inside.map_err(HoldError::Enter)?.join();
@@ -142,21 +133,11 @@ fn within<T: Send>(
 /// Sends messages to nftables in the calling thread's namespace; what comes of the
 /// last of them, or of the first that is refused.
 fn talk(request: &wire::Request) -> io::Result<()> {
-    let mut socket = Socket::new(NETLINK_NETFILTER)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_LIMIT))?;
+    let socket = netlink::open(NETLINK_NETFILTER)?;
     socket.send(&request.bytes, 0)?;
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
-        let mut room = buffer.as_mut_slice();
-        let length = match socket.recv(&mut room, 0) {
-            Ok(length) => length,
-            // With a limit on its time the call ends at every signal.
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        let answer = buffer.get(..length).unwrap_or_default();
+        let answer = netlink::receive(&socket, &mut buffer)?;
         if let Some(answer) = wire::answer(answer, request.last)? {
             return answer;
         }

@@ -78,7 +78,9 @@ pub(super) fn attach(
         // The pin was made a moment ago; one that stays is found by `attach`.
         let _ = fs::remove_file(pin);
     }
-    attached.map_err(error("attach"))
+    attached.map_err(error("attach"))?;
+    // Left by a crash while it moved to the front.
+    remove(ifindex, hook, handle(hook) + MOVING)
 }
 
 /// Puts another program into the filter, in place; false: there is no filter.

@@ -65,8 +65,11 @@ impl Datapath {
                 Pinned::Program(_) => clsact::before(ifindex, hook),
                 Pinned::Link(_) | Pinned::Nothing => continue,
             };
-            // An interface that went meanwhile has nobody on it.
-            let by = by.unwrap_or_default();
+            let by = match by {
+                // The interface went meanwhile: nobody is on it.
+                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => continue,
+                by => by.map_err(|e| AttachError::new(ifindex, hook, "find who is before", e))?,
+            };
             if !by.is_empty() {
                 all.push(Displaced { ifindex, hook, by });
             }

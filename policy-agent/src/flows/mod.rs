@@ -6,18 +6,12 @@
 
 mod wire;
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr};
 
-use netlink_sys::{Socket, SocketAddr as NetlinkAddress, protocols::NETLINK_NETFILTER};
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use netlink_sys::protocols::NETLINK_NETFILTER;
 
+use crate::netlink::{self, BUFFER_BYTES};
 use wire::Part;
-
-/// The kernel answers at once.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
-/// The kernel fills at most 32 KiB at a time (netlink_dump in
-/// net/netlink/af_netlink.c); twice that never truncates.
-const BUFFER_BYTES: usize = 64 * 1024;
 
 /// A connection as the node's kernel knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,22 +49,12 @@ pub struct Tuple {
 /// The kernel's answer: no permission (CAP_NET_ADMIN), or it has no connection
 /// tracking (`EINVAL`, `EOPNOTSUPP`, `EPROTONOSUPPORT`).
 pub fn read() -> io::Result<Vec<Flow>> {
-    let mut socket = Socket::new(NETLINK_NETFILTER)?;
-    socket.bind_auto()?;
-    socket.connect(&NetlinkAddress::new(0, 0))?;
-    set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_LIMIT))?;
+    let socket = netlink::open(NETLINK_NETFILTER)?;
     socket.send(&wire::question(), 0)?;
     let mut flows = Vec::new();
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
-        let mut room = buffer.as_mut_slice();
-        let length = match socket.recv(&mut room, 0) {
-            Ok(length) => length,
-            // With a limit on its time the call ends at every signal.
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        for part in wire::parts(buffer.get(..length).unwrap_or_default()) {
+        for part in wire::parts(netlink::receive(&socket, &mut buffer)?) {
             match part? {
                 Part::Done => return Ok(flows),
                 Part::Flow(flow) => flows.push(flow),

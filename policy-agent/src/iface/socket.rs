@@ -9,19 +9,12 @@ use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd},
     os::unix::fs::MetadataExt,
-    time::Duration,
 };
 
 use netlink_packet_core::{DecodeError, NLM_F_DUMP_INTR};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
-use rustix::{
-    io::Errno,
-    net::{
-        RecvFlags,
-        sockopt::{Timeout, set_socket_timeout},
-    },
-};
+use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+use rustix::io::Errno;
 
 use super::{
     error::IfaceError,
@@ -29,6 +22,7 @@ use super::{
     snapshot::{AddressClass, Link, Nsid, OwnAddress},
     wire::{self, Part},
 };
+use crate::netlink::{self, BUFFER_BYTES};
 
 /// How often a table is read again because it changed under the reader. A node
 /// that starts 100 pods at once changes its links every millisecond or so; a
@@ -41,14 +35,6 @@ const FOREIGN_ROWS: usize = 4_096;
 
 /// How often such a table is read again; its pod may change it all the time.
 const FOREIGN_ATTEMPTS: u32 = 3;
-
-/// The kernel answers at once, except while it holds the lock of the network
-/// configuration for somebody else.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
-
-/// The kernel fills at most 32 KiB at a time (netlink_dump in
-/// net/netlink/af_netlink.c); twice that never truncates.
-const BUFFER_BYTES: usize = 64 * 1024;
 
 /// Questions to the kernel about the namespace in which it was opened.
 #[derive(Debug)]
@@ -86,16 +72,12 @@ impl QuestionSocket {
     pub(super) fn open() -> Result<Self, IfaceError> {
         const WHAT: &str = "open a route netlink socket";
         let fail = |source| IfaceError::call(WHAT, source);
-        let mut socket = Socket::new(NETLINK_ROUTE).map_err(fail)?;
-        socket.bind_auto().map_err(fail)?;
-        socket.connect(&SocketAddr::new(0, 0)).map_err(fail)?;
+        let socket = netlink::open(NETLINK_ROUTE).map_err(fail)?;
         // Without it the kernel ignores IFA_TARGET_NETNSID in a dump and lists
         // the agent's own addresses instead.
         socket
             .set_netlink_get_strict_chk(true)
             .map_err(|source| IfaceError::call("ask netlink to check requests strictly", source))?;
-        set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_LIMIT))
-            .map_err(|errno| fail(errno.into()))?;
         Ok(Self {
             socket,
             namespace: own_namespace().map_err(fail)?,
@@ -141,25 +123,8 @@ impl QuestionSocket {
     ) -> Result<(), Failure> {
         let decode = |error: DecodeError| Failure::Fatal(IfaceError::answer(what, error));
         loop {
-            // With TRUNC the real length is returned, also if it did not fit.
-            let received = rustix::io::retry_on_intr(|| {
-                rustix::net::recv(&self.socket, &mut self.buffer[..], RecvFlags::TRUNC)
-            });
-            let length = match received {
-                Ok((_, length)) => length,
-                Err(errno) => {
-                    let source = if errno == Errno::AGAIN {
-                        io::Error::new(io::ErrorKind::TimedOut, "no answer from the kernel")
-                    } else {
-                        errno.into()
-                    };
-                    return Err(Failure::Fatal(IfaceError::call(what, source)));
-                }
-            };
-            let Some(datagram) = self.buffer.get(..length) else {
-                let detail = format!("an answer of {length} bytes does not fit");
-                return Err(Failure::Fatal(IfaceError::answer(what, detail)));
-            };
+            let datagram = netlink::receive(&self.socket, &mut self.buffer)
+                .map_err(|source| Failure::Fatal(IfaceError::call(what, source)))?;
             for part in wire::parts(datagram) {
                 let part = part.map_err(decode)?;
                 if part.sequence != self.sequence {

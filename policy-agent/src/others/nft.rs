@@ -4,11 +4,10 @@
 //! understood is passed over, since this is about names that people gave.
 
 use std::io;
-use std::time::Duration;
 
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
-use rustix::net::RecvFlags;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+use crate::netlink::{self, BUFFER_BYTES};
 
 /// A chain.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,10 +36,6 @@ const NFTA_CHAIN_NAME: u16 = 3;
 /// Flags in an attribute's type (`NLA_TYPE_MASK`).
 const ATTRIBUTE: u16 = 0x3fff;
 
-/// The kernel answers at once.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
-/// The kernel fills at most 32 KiB at a time; twice that never truncates.
-const BUFFER_BYTES: usize = 64 * 1024;
 /// More answers than any node has chains.
 const MOST_ANSWERS: usize = 10_000;
 
@@ -49,16 +44,12 @@ const MOST_ANSWERS: usize = 10_000;
 /// # Errors
 /// The kernel's answer: no nftables, or no permission.
 pub(super) fn chains() -> io::Result<Vec<Chain>> {
-    let mut socket = Socket::new(NETLINK_NETFILTER)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_LIMIT))?;
+    let socket = netlink::open(NETLINK_NETFILTER)?;
     socket.send(&question(), 0)?;
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut chains = Vec::new();
     for _ in 0..MOST_ANSWERS {
-        let (length, _) = rustix::net::recv(&socket, &mut buffer[..], RecvFlags::empty())?;
-        if !read(&buffer[..length.min(BUFFER_BYTES)], &mut chains)? {
+        if !read(netlink::receive(&socket, &mut buffer)?, &mut chains)? {
             return Ok(chains);
         }
     }

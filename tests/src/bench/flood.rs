@@ -23,7 +23,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde::Serialize;
 
 use super::packets::{Effort, median};
-use crate::lab::{Family, IpPacket, Lab, Wiring, ethernet};
+use crate::lab::{Family, IpPacket, Lab, Snmp, Wiring, ethernet};
 
 /// The filter that selects this part alone.
 pub(super) const NAME: &str = "flood";
@@ -161,25 +161,12 @@ fn of_family(
 }
 
 /// Datagrams of a family that came to a port that nobody listens on, in the calling
-/// thread's network namespace (man 5 proc_net).
+/// thread's network namespace.
 fn without_port(of: IpAddr) -> Result<u64> {
-    let read = |file: &str| {
-        let path = format!("/proc/thread-self/net/{file}");
-        std::fs::read_to_string(&path).context(path)
-    };
-    let value = if of.is_ipv4() {
-        let text = read("snmp")?;
-        let mut lines = text.lines().filter(|line| line.starts_with("Udp:"));
-        let names = lines.next().context("names")?.split_whitespace();
-        let mut columns = names.zip(lines.next().context("values")?.split_whitespace());
-        let found = columns.find(|(name, _)| *name == "NoPorts");
-        found.context("NoPorts")?.1.to_owned()
+    let snmp = Snmp::read()?;
+    if of.is_ipv4() {
+        snmp.v4("Udp", "NoPorts")
     } else {
-        let text = read("snmp6")?;
-        let mut lines = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("Udp6NoPorts"));
-        lines.next().context("Udp6NoPorts")?.trim().to_owned()
-    };
-    value.parse().with_context(|| value.clone())
+        snmp.v6("Udp6NoPorts")
+    }
 }

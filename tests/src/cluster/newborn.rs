@@ -18,7 +18,7 @@ use rustix::net::{AddressFamily, Protocol, SocketType, ipproto, socket};
 use serde::{Deserialize, Serialize};
 
 use super::greeter::{HELLO_PORT, HELLO_SOURCE, TRY};
-use crate::lab::now_ns;
+use crate::lab::{Snmp, now_ns};
 
 /// Where it listens, for TCP and UDP.
 pub(super) const PORT: u16 = 7000;
@@ -218,40 +218,10 @@ fn raw(protocol: Protocol) -> Result<UdpSocket> {
 
 /// Segments and datagrams that this network namespace has got so far.
 fn counted() -> Result<(u64, u64)> {
-    let text = std::fs::read_to_string("/proc/net/snmp").context("read /proc/net/snmp")?;
-    let sum = |protocol: &str, names: &[&str]| -> u64 {
-        let values = names
-            .iter()
-            .filter_map(|name| counter(&text, protocol, name));
-        values.sum()
-    };
-    let segments = sum("Tcp:", &["InSegs"]);
-    Ok((
-        segments,
-        sum("Udp:", &["InDatagrams", "NoPorts", "InErrors"]),
-    ))
-}
-
-/// A counter of /proc/net/snmp (man 5 proc_net): a line of names, then one of
-/// values, both after the protocol.
-fn counter(text: &str, protocol: &str, name: &str) -> Option<u64> {
-    let mut lines = text.lines().filter(|line| line.starts_with(protocol));
-    let (names, values) = (lines.next()?, lines.next()?);
-    let at = names.split_whitespace().position(|own| own == name)?;
-    values.split_whitespace().nth(at)?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_counter_is_found_under_its_name() {
-        let text = "Ip: Forwarding InReceives\nIp: 1 9\nTcp: A InSegs\nTcp: 1 17\n\
-                    Udp: InDatagrams NoPorts\nUdp: 3 4\nUdpLite: InDatagrams\nUdpLite: 0\n";
-        assert_eq!(counter(text, "Tcp:", "InSegs"), Some(17));
-        assert_eq!(counter(text, "Udp:", "NoPorts"), Some(4));
-        assert_eq!(counter(text, "Udp:", "InErrors"), None);
-        assert_eq!(counter(text, "Dccp:", "InSegs"), None);
+    let snmp = Snmp::read()?;
+    let mut datagrams = 0;
+    for name in ["InDatagrams", "NoPorts", "InErrors"] {
+        datagrams += snmp.v4("Udp", name)?;
     }
+    Ok((snmp.v4("Tcp", "InSegs")?, datagrams))
 }

@@ -159,8 +159,10 @@ pub(super) fn answer(mut bytes: &[u8], last: u32) -> io::Result<Option<io::Resul
     while !bytes.is_empty() {
         let invalid = || io::Error::from(io::ErrorKind::InvalidData);
         let length = word(bytes, 0).and_then(|length| usize::try_from(length).ok());
-        let length = length.filter(|length| (HEADER_BYTES..=bytes.len()).contains(length));
-        let (message, rest) = bytes.split_at(length.ok_or_else(invalid)?);
+        let length = length
+            .filter(|length| (HEADER_BYTES..=bytes.len()).contains(length))
+            .ok_or_else(invalid)?;
+        let message = &bytes[..length];
         let kind = u16::from_ne_bytes([message[4], message[5]]);
         let sequence = word(message, 8).ok_or_else(invalid)?;
         if kind == NLMSG_ERROR {
@@ -175,9 +177,9 @@ pub(super) fn answer(mut bytes: &[u8], last: u32) -> io::Result<Option<io::Resul
                 return Ok(Some(Ok(())));
             }
         }
-        // A message of the last length needs no padding behind it.
-        let padding = length.unwrap_or(0).next_multiple_of(ALIGN_BYTES) - length.unwrap_or(0);
-        bytes = rest.get(padding..).unwrap_or_default();
+        // The last one needs no padding behind it.
+        let next = length.next_multiple_of(ALIGN_BYTES);
+        bytes = bytes.get(next..).unwrap_or_default();
     }
     Ok(None)
 }

@@ -2,11 +2,12 @@
 //!
 //! Answers are the kernel's; what is cut short in them is left out.
 
-use std::{io, os::fd::AsFd};
+use std::io;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use netlink_sys::protocols::NETLINK_ROUTE;
+
+use crate::netlink::{self, BUFFER_BYTES};
 
 pub(super) const RTM_NEWTFILTER: u16 = 44;
 const NLMSG_ERROR: u16 = 2;
@@ -17,7 +18,6 @@ pub(super) const TCA_BPF_NAME: u16 = 7;
 const TCA_BPF_ID: u16 = 11;
 pub(super) const NESTED: u16 = 1 << 15;
 const HEADER: usize = 16;
-const ANSWER_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
 
 pub(super) fn terminated(text: &str) -> Vec<u8> {
     [text.as_bytes(), &[0]].concat()
@@ -86,13 +86,11 @@ impl Request {
         for (place, byte) in self.bytes.iter_mut().zip(length.to_ne_bytes()) {
             *place = byte;
         }
-        let socket = Socket::new(NETLINK_ROUTE)?;
-        set_socket_timeout(socket.as_fd(), Timeout::Recv, Some(ANSWER_LIMIT))?;
-        socket.connect(&SocketAddr::new(0, 0))?;
+        let socket = netlink::open(NETLINK_ROUTE)?;
         socket.send(&self.bytes, 0)?;
+        let mut buffer = vec![0; BUFFER_BYTES];
         loop {
-            let (answer, _) = socket.recv_from_full()?;
-            if let Some(last) = take(&answer) {
+            if let Some(last) = take(netlink::receive(&socket, &mut buffer)?) {
                 return last;
             }
         }

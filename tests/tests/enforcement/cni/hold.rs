@@ -3,8 +3,8 @@
 
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
-use policy_tests::lab::{Family, Host, UdpStream, Wiring, now_ns, wait_for};
+use anyhow::{Result, ensure};
+use policy_tests::lab::{Family, Host, Snmp, UdpStream, Wiring, now_ns, wait_for};
 
 use super::caller::{Caller, Sandbox};
 use super::{Scene, ensure_nothing_arrived, ensure_nothing_lost, flood, reaches};
@@ -17,30 +17,14 @@ const ALLOWED: u16 = 8_001;
 const ENOUGH: usize = 200;
 
 /// Datagrams and segments of both families that the namespace's kernel has taken
-/// in, by its counters (man 5 proc_net).
+/// in, by its counters.
 fn delivered(host: &Host) -> Result<u64> {
-    let read = |file: &str| std::fs::read_to_string(format!("/proc/thread-self/net/{file}"));
-    let (v4, v6) = host.netns().run(|| (read("snmp"), read("snmp6")))?;
-    let (v4, v6) = (v4?, v6?);
-    let of_v4 = |protocol: &str, name: &str| -> Result<u64> {
-        let mut lines = v4.lines().filter(|line| line.starts_with(protocol));
-        let names = lines.next().context("names")?.split_whitespace();
-        let values = lines.next().context("values")?.split_whitespace();
-        let found = names.zip(values).find(|(own, _)| *own == name);
-        Ok(found.with_context(|| name.to_owned())?.1.parse()?)
-    };
-    let of_v6 = |name: &str| -> Result<u64> {
-        let mut lines = v6
-            .lines()
-            .filter_map(|line| line.split_once(char::is_whitespace));
-        let found = lines.find(|(own, _)| *own == name);
-        Ok(found.with_context(|| name.to_owned())?.1.trim().parse()?)
-    };
+    let snmp = host.netns().run(Snmp::read)??;
     // Of the older family whatever arrives; neighbour discovery is of the newer.
-    Ok(of_v4("Ip:", "InDelivers")?
-        + of_v4("Tcp:", "InSegs")?
-        + of_v6("Udp6InDatagrams")?
-        + of_v6("Udp6NoPorts")?)
+    Ok(snmp.v4("Ip", "InDelivers")?
+        + snmp.v4("Tcp", "InSegs")?
+        + snmp.v6("Udp6InDatagrams")?
+        + snmp.v6("Udp6NoPorts")?)
 }
 
 /// Waits until so many datagrams more were sent to a pod that has its link.
