@@ -2,8 +2,9 @@
 //!
 //! Stable Rust has what libFuzzer needs, LLVM's coverage pass, so neither nightly
 //! nor cargo-fuzz is. Only our own crates are instrumented: cargo calls this very
-//! program in place of their compiler ([`as_compiler`]), and all others are those
-//! of any release build. What a target checks is written in `tests/src/fuzz`, whose
+//! program in place of their compiler ([`as_compiler`]). Not static as `optimised`
+//! has it: libFuzzer puts itself between a program and a shared C library. What a
+//! target checks is written in `tests/src/fuzz`, whose
 //! tests are the bounded run that is a part of `test`.
 
 use std::{
@@ -19,9 +20,9 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
-    build_agent::BUILD_LIMIT,
     build_ebpf::{self, Variant},
     job::{Job, announce, output_of},
+    optimised::BUILD_LIMIT,
     setup::{self, Need},
     workspace::Workspace,
 };

@@ -8,9 +8,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    build_agent::BUILD_LIMIT,
     build_ebpf,
     job::{Job, announce},
+    optimised::BUILD_LIMIT,
     setup::{self, Need},
     tidy,
     toolchain::BpfToolchain,

@@ -14,6 +14,7 @@ mod image;
 mod interrupt;
 mod job;
 mod lint;
+mod optimised;
 mod programs;
 mod setup;
 mod strip;
@@ -49,7 +50,7 @@ enum Task {
     Setup(setup::Args),
     /// Compile the kernel programs to target/bpf/policy-ebpf.o
     BuildEbpf(build_ebpf::Args),
-    /// Compile the agent, with the kernel programs in it, to target/release/policy-agent
+    /// Compile the agent, static, with the kernel programs in it, to target/release/policy-agent
     Build(build_agent::Args),
     /// Make the agent's container image, without a container engine
     Image(image::Args),

@@ -2,7 +2,7 @@
 //!
 //! What they show and measure is written in `tests/src/bin`; all arguments go there.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::Result;
 
@@ -11,6 +11,7 @@ use crate::{
     build_ebpf::{self, Variant},
     host,
     job::{Job, announce},
+    optimised,
     setup::{self, Need},
     workspace::Workspace,
 };
@@ -59,14 +60,14 @@ fn prepare(workspace: &Workspace, task: &str) -> Result<PathBuf> {
     Ok(agent)
 }
 
-/// Runs `program`, which finds what was built through environment variables.
+/// Builds and runs `program`, which finds what was built through environment variables.
 fn run(workspace: &Workspace, program: &str, args: &Args, files: &[(&str, PathBuf)]) -> Result<()> {
+    let binary = optimised::build(workspace, "policy-tests", program, &[])?;
     announce(program);
-    let mut cargo = workspace.cargo();
-    cargo
-        .args(["run", "--release", "--package", "policy-tests"])
-        .args(["--bin", program, "--"])
+    let mut command = Command::new(binary);
+    command
+        .current_dir(&workspace.root)
         .args(&args.arguments)
         .envs(files.iter().map(|(name, path)| (name, path)));
-    Job::new(program, cargo, LIMIT).run()
+    Job::new(program, command, LIMIT).run()
 }

@@ -5,7 +5,7 @@
 //! and open sockets in network namespaces. Nothing is skipped: without root the
 //! task fails and says how to go on. The last line adds up all tests.
 
-use std::{fs, path::Path, time::Duration};
+use std::{process::Command, time::Duration};
 
 use anyhow::{Result, bail};
 
@@ -14,7 +14,7 @@ use crate::{
     build_ebpf::{self, Variant},
     cluster, host,
     job::{Job, announce},
-    lint,
+    lint, optimised,
     setup::{self, Need},
     tally::Tally,
     workspace::Workspace,
@@ -64,77 +64,49 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
 
 /// Everything that runs without privilege, with debug assertions.
 fn unit_tests(workspace: &Workspace, args: &Args, tally: &mut Tally) {
-    let packages = ["policy-common", "policy-core", "xtask"];
-    cargo_test(
-        workspace,
-        "unit and property tests",
-        &packages,
-        &[],
-        args,
-        tally,
-    );
-    let targets = ["--lib", "--bins"];
-    cargo_test(
-        workspace,
-        "unit tests of the agent",
-        &["policy-agent"],
-        &targets,
-        args,
-        tally,
-    );
+    let mut cargo = workspace.cargo();
+    cargo.arg("test");
+    for package in ["policy-common", "policy-core", "xtask"] {
+        cargo.args(["--package", package]);
+    }
+    run_tests("unit and property tests", cargo, UNIT_LIMIT, args, tally);
+    let mut cargo = workspace.cargo();
+    cargo.args(["test", "--package", "policy-agent", "--lib"]);
+    run_tests("unit tests of the agent", cargo, UNIT_LIMIT, args, tally);
 }
 
 /// Everything that needs root, with the binaries that users get.
 fn kernel_tests(workspace: &Workspace, args: &Args, tally: &mut Tally) {
-    let prepared = build_agent::build(workspace, Variant::Agent)
-        .and_then(|_agent| host::mount_bpffs())
-        .and_then(|()| cluster::build_api_server(workspace));
-    if let Err(error) = prepared {
+    // The tests first, whose call compiles the agent too and waits least.
+    let prepared = optimised::build_tests(workspace)
+        .and_then(|_tests| build_agent::build(workspace, Variant::Agent));
+    let prepared = prepared.and_then(|agent| {
+        host::mount_bpffs()?;
+        cluster::build_api_server(workspace)?;
+        Ok(agent)
+    });
+    let agent = match prepared {
+        Ok(agent) => agent,
         // The tests run what this builds; without it they would test an old one.
-        return note(tally, "build", Err(error));
-    }
-    if has_integration_tests(&workspace.root.join("policy-agent")) {
-        let targets = ["--release", "--test", "*"];
-        cargo_test(
-            workspace,
+        Err(error) => return note(tally, "build", Err(error)),
+    };
+    for (what, targets) in [
+        (
             "kernel tests of the agent",
-            &["policy-agent"],
-            &targets,
-            args,
-            tally,
-        );
+            &["--package", "policy-agent", "--test", "*"][..],
+        ),
+        ("kernel tests", &["--package", "policy-tests"]),
+    ] {
+        let mut cargo = optimised::cargo(workspace, "test");
+        cargo.args(targets).env("POLICY_AGENT", &agent);
+        run_tests(what, cargo, KERNEL_LIMIT, args, tally);
     }
-    cargo_test(
-        workspace,
-        "kernel tests",
-        &["policy-tests"],
-        &["--release"],
-        args,
-        tally,
-    );
 }
 
-/// Runs `cargo test` and adds its results to the tally.
-fn cargo_test(
-    workspace: &Workspace,
-    what: &str,
-    packages: &[&str],
-    targets: &[&str],
-    args: &Args,
-    tally: &mut Tally,
-) {
+/// Runs a `cargo test` and adds its results to the tally.
+fn run_tests(what: &str, mut cargo: Command, limit: Duration, args: &Args, tally: &mut Tally) {
     announce(what);
-    let release = targets.contains(&"--release");
-    let mut cargo = workspace.cargo();
-    cargo.args(["test", "--no-fail-fast"]).args(targets);
-    for package in packages {
-        cargo.args(["--package", package]);
-    }
-    cargo.args(&args.filter).env(
-        "POLICY_AGENT",
-        workspace.target.join("release/policy-agent"),
-    );
-    let limit = if release { KERNEL_LIMIT } else { UNIT_LIMIT };
+    cargo.arg("--no-fail-fast").args(&args.filter);
     let failed_before = tally.failed;
     match Job::new(what, cargo, limit).run_with_lines(|line| tally.read(line)) {
         Ok(true) => {}
@@ -143,18 +115,6 @@ fn cargo_test(
         Ok(false) => tally.step_failed(what),
         Err(error) => note(tally, what, Err(error)),
     }
-}
-
-/// Cargo refuses `--test '*'` for a package that has none.
-fn has_integration_tests(package: &Path) -> bool {
-    let dir = package.join("tests");
-    fs::read_dir(dir).is_ok_and(|entries| {
-        entries.flatten().any(|entry| {
-            let path = entry.path();
-            path.extension().is_some_and(|extension| extension == "rs")
-                || path.join("main.rs").exists()
-        })
-    })
 }
 
 /// Reports a step that failed and goes on.

@@ -2,8 +2,9 @@
 //!
 //! Each rule looks at one file and names the line it objects to. The rules are
 //! about the text, not the syntax, so they are simple and may be strict: a file
-//! opens with a `//!` header, stays below 700 lines, has no ignored test and no
-//! note to do something later, and the core stays free of input and output.
+//! opens with a `//!` header, stays below 700 lines, has no ignored test, no test
+//! where none is run and no note to do something later, and the core stays free of
+//! input and output.
 
 use std::{
     fs,
@@ -46,6 +47,10 @@ const NOTES: [&str; 3] = [
 ];
 /// Marks a test that is left out.
 const IGNORE: &str = concat!("#[ign", "ore");
+/// Marks a test.
+const TEST: &str = concat!("#[te", "st]");
+/// Programs whose manifests say `test = false`.
+const UNTESTED: [&str; 2] = ["policy-agent/src/main.rs", "tests/src/bin/"];
 /// Folders that hold no source of ours.
 const SKIPPED: [&str; 3] = ["target", ".git", "corpus"];
 
@@ -107,12 +112,19 @@ fn check_file(name: &str, text: &str) -> Vec<String> {
         );
     }
     let core = name.starts_with(CORE);
+    let untested = UNTESTED.iter().any(|path| name.starts_with(path));
     for (number, line) in (1..).zip(text.lines()) {
         if let Some(note) = NOTES.iter().find(|note| has_word(line, note)) {
             object(number, &format!("{note}: do it, or file an issue"));
         }
         if line.trim_start().starts_with(IGNORE) {
             object(number, "a test is never left out");
+        }
+        if untested && line.trim_start().starts_with(TEST) {
+            object(
+                number,
+                "no test of a program is run: into the library with it",
+            );
         }
         if !core || line.trim_start().starts_with("//") {
             continue;
@@ -175,6 +187,17 @@ mod tests {
             1
         );
         assert!(objections("a.rs", &format!("let a = \"{IGNORE}]\";\n")).is_empty());
+    }
+
+    #[test]
+    fn a_test_is_found_where_none_is_run() {
+        let test = format!("    {TEST}\n    fn t() {{}}\n");
+        for name in ["policy-agent/src/main.rs", "tests/src/bin/a.rs"] {
+            assert_eq!(objections(name, &test).len(), 1, "{name}");
+        }
+        for name in ["policy-agent/src/lib.rs", "tests/src/demo/mod.rs"] {
+            assert!(objections(name, &test).is_empty(), "{name}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::{
     env,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -65,11 +65,48 @@ impl Workspace {
         let program = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
         let mut command = Command::new(program);
         command.current_dir(&self.root);
+        // What `cargo xtask` says of this package. Build scripts that look at such
+        // variables, as ring's does, would run again after every cargo without them,
+        // and all that is built on them would be compiled again.
+        for (name, _) in env::vars_os() {
+            if is_about_a_package(&name) {
+                command.env_remove(name);
+            }
+        }
         command
     }
 
     /// `path` as a reader of messages wants it: relative to the checkout.
     pub(crate) fn shown<'a>(&self, path: &'a Path) -> std::path::Display<'a> {
         path.strip_prefix(&self.root).unwrap_or(path).display()
+    }
+}
+
+/// Whether cargo tells a program by this variable of which package it is (the book
+/// of cargo, Environment variables).
+fn is_about_a_package(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    name.starts_with(b"CARGO_PKG_") || name.starts_with(b"CARGO_MANIFEST_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_is_not_told_of_the_package_of_its_caller_and_of_all_else() {
+        let workspace = Workspace {
+            root: PathBuf::from("/"),
+            target: PathBuf::from("/target"),
+        };
+        // Cargo, which runs this test, sets it.
+        assert!(env::var_os("CARGO_PKG_NAME").is_some());
+        let cargo = workspace.cargo();
+        let mut changed = cargo.get_envs();
+        assert!(changed.any(|change| change == (OsStr::new("CARGO_PKG_NAME"), None)));
+        let mut changed = cargo.get_envs();
+        assert!(changed.all(|(name, _)| is_about_a_package(name)));
+        assert!(!is_about_a_package(OsStr::new("CARGO_HOME")));
+        assert!(!is_about_a_package(OsStr::new("CARGO_TARGET_DIR")));
     }
 }

@@ -23,10 +23,13 @@ use super::{
     load, table, up,
 };
 use crate::{
+    build_agent,
+    build_ebpf::Variant,
     host,
-    image::{self, archive::Image},
+    image::archive::Image,
     interrupt,
     job::{Job, announce},
+    optimised,
     setup::{self, Need},
     workspace::Workspace,
 };
@@ -95,14 +98,14 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let lab = Lab::new(workspace)?;
     let (agent, program) = if options.no_build {
         (
-            image::static_path(workspace, "policy-agent"),
-            image::static_path(workspace, PROGRAM),
+            build_agent::path(workspace),
+            optimised::path(workspace, PROGRAM),
         )
     } else {
         setup::ensure(workspace, Need::Build)?;
         (
-            image::static_agent(workspace)?,
-            image::static_program(workspace, "policy-tests", PROGRAM)?,
+            build_agent::build(workspace, Variant::Agent)?,
+            optimised::build(workspace, "policy-tests", PROGRAM, &[])?,
         )
     };
     let was_up = lab.settings();

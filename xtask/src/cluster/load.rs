@@ -20,11 +20,13 @@ use serde_json::{Value, json};
 
 use super::{lab::Lab, node, process};
 use crate::{
-    build_agent::BUILD_LIMIT,
     job::{Job, announce, output_of},
+    optimised,
     workspace::Workspace,
 };
 
+/// The program that sends.
+const PROGRAM: &str = "cluster-load";
 /// The pods and their policies.
 const MANIFESTS: &str = "tests/cluster/load.yaml";
 const NAMESPACE: &str = "load";
@@ -87,17 +89,12 @@ impl Traffic {
 ///
 /// When it does not build.
 pub(super) fn build(workspace: &Workspace) -> Result<PathBuf> {
-    announce("build: cluster-load, release");
-    let mut cargo = workspace.cargo();
-    cargo.args(["build", "--release", "--package", "policy-tests"]);
-    cargo.args(["--bin", "cluster-load"]);
-    Job::new("build", cargo, BUILD_LIMIT).run()?;
-    Ok(path(workspace))
+    optimised::build(workspace, "policy-tests", PROGRAM, &[])
 }
 
 /// Where [`build`] leaves it.
 pub(super) fn path(workspace: &Workspace) -> PathBuf {
-    workspace.target.join("release/cluster-load")
+    optimised::path(workspace, PROGRAM)
 }
 
 /// The pods, and the program that sends between them.

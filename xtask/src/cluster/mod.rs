@@ -32,7 +32,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Subcommand;
 
 use crate::{
-    host, image, interrupt,
+    build_agent,
+    build_ebpf::Variant,
+    host, interrupt,
     job::{Job, announce, output_of},
     setup::{self, Need},
     workspace::Workspace,
@@ -152,10 +154,10 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         What::Install { overlay, no_build } => {
             lab.require_up()?;
             let binary = if *no_build {
-                image::static_path(workspace, "policy-agent")
+                build_agent::path(workspace)
             } else {
                 setup::ensure(workspace, Need::Build)?;
-                image::static_agent(workspace)?
+                build_agent::build(workspace, Variant::Agent)?
             };
             agent::load_image(workspace, &lab, &binary, FIRST)?;
             agent::install(workspace, &lab, *overlay, FIRST)
@@ -167,13 +169,13 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         What::Services { no_build } => {
             lab.require_up()?;
             let (agent, asker) = if *no_build {
-                (
-                    image::static_path(workspace, "policy-agent"),
-                    services::path(workspace),
-                )
+                (build_agent::path(workspace), services::path(workspace))
             } else {
                 setup::ensure(workspace, Need::Build)?;
-                (image::static_agent(workspace)?, services::build(workspace)?)
+                (
+                    build_agent::build(workspace, Variant::Agent)?,
+                    services::build(workspace)?,
+                )
             };
             services::prove(workspace, &lab, &asker, &agent)
         }
@@ -214,14 +216,14 @@ fn e2e(workspace: &Workspace, lab: &Lab, args: &E2eArgs) -> Result<()> {
     // While nothing is up yet: compilers and a cluster are too much at once.
     let built = if args.no_build {
         Built {
-            agent: image::static_path(workspace, "policy-agent"),
+            agent: build_agent::path(workspace),
             load: load::path(workspace),
             asker: services::path(workspace),
         }
     } else {
         setup::ensure(workspace, Need::Build)?;
         Built {
-            agent: image::static_agent(workspace)?,
+            agent: build_agent::build(workspace, Variant::Agent)?,
             load: load::build(workspace)?,
             asker: services::build(workspace)?,
         }

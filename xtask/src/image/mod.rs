@@ -1,24 +1,21 @@
 //! `image`: the agent's container image, made without a container engine.
 //!
 //! It holds one static binary and the licences: no shell, no libraries, nothing
-//! to update but the agent. The binary is the one that `build` compiles, linked
-//! statically to glibc: the agent opens no shared library and asks no name
-//! service when it talks to an address. How an archive is written is in `archive`.
+//! to update but the agent. The binary is the one that `build` compiles and the
+//! tests run. How an archive is written is in `archive`.
 
 pub(crate) mod archive;
 
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, ensure};
-use object::elf;
+use anyhow::{Context as _, Result};
 
 use crate::{
-    build_agent::BUILD_LIMIT,
-    build_ebpf::{self, Variant},
-    job::{Job, announce},
+    build_agent,
+    build_ebpf::Variant,
     setup::{self, Need},
     workspace::Workspace,
 };
@@ -47,7 +44,7 @@ pub(crate) struct Args {
 /// When the agent does not compile, is not static, or cannot be written.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     setup::ensure(workspace, Need::Build)?;
-    let binary = static_agent(workspace)?;
+    let binary = build_agent::build(workspace, Variant::Agent)?;
     let out = match &args.output {
         Some(path) => path.clone(),
         None => default_output(workspace),
@@ -107,91 +104,9 @@ pub(crate) fn agent_image(workspace: &Workspace, binary: &Path, reference: &str)
     Ok(image)
 }
 
-/// Compiles the programs and the static agent, and returns the agent's path.
-///
-/// # Errors
-///
-/// When they do not compile, or the result needs a library at run time.
-pub(crate) fn static_agent(workspace: &Workspace) -> Result<PathBuf> {
-    build_ebpf::build(workspace, Variant::Agent)?;
-    static_program(workspace, "policy-agent", "policy-agent")
-}
-
-/// Compiles a program of a package for an image without libraries, and returns
-/// its path.
-///
-/// # Errors
-///
-/// As [`static_agent`].
-pub(crate) fn static_program(
-    workspace: &Workspace,
-    package: &str,
-    program: &str,
-) -> Result<PathBuf> {
-    announce(&format!("build: {program}, static"));
-    let mut cargo = workspace.cargo();
-    cargo
-        .args(["build", "--profile", "image", "--package", package])
-        .args(["--bin", program, "--target", &target()])
-        // Above RUSTFLAGS and configuration, which must not undo it. The paths
-        // of this machine are no business of the binary.
-        .env("CARGO_ENCODED_RUSTFLAGS", rustflags(workspace).join("\x1f"));
-    Job::new("build", cargo, BUILD_LIMIT).run()?;
-    let binary = static_path(workspace, program);
-    let bytes = fs::read(&binary).with_context(|| format!("cannot read {}", binary.display()))?;
-    ensure!(
-        !needs_libraries(&bytes)?,
-        "{} is not static: a dependency links a shared library",
-        binary.display()
-    );
-    Ok(binary)
-}
-
-/// Where [`static_program`] leaves a program.
-pub(crate) fn static_path(workspace: &Workspace, program: &str) -> PathBuf {
-    workspace.target.join(target()).join("image").join(program)
-}
-
-fn target() -> String {
-    format!("{}-unknown-linux-gnu", env::consts::ARCH)
-}
-
-fn rustflags(workspace: &Workspace) -> Vec<String> {
-    let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
-    let mut hide = |path: &Path, shown: &str| {
-        flags.push(format!("--remap-path-prefix={}={shown}", path.display()));
-    };
-    if let Some(home) = env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")))
-    {
-        hide(&home, "/cargo");
-    }
-    // The last one that fits counts.
-    hide(&workspace.root, "/policy-agent");
-    flags
-}
-
-/// Whether an ELF file asks for an interpreter, which would look for libraries.
-fn needs_libraries(elf: &[u8]) -> Result<bool> {
-    let file = object::read::elf::ElfFile64::<object::Endianness>::parse(elf)
-        .context("it is not a 64-bit ELF file")?;
-    let endian = file.endian();
-    let mut headers = file.elf_program_headers().iter();
-    Ok(headers.any(|header| header.p_type.get(endian) == elf::PT_INTERP))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_binary_with_an_interpreter_is_not_static() {
-        // This test itself is linked as binaries usually are.
-        let own = fs::read(env::current_exe().unwrap()).unwrap();
-        assert!(needs_libraries(&own).unwrap());
-        assert!(needs_libraries(b"#!/bin/sh\n").is_err());
-    }
 
     #[test]
     fn the_image_holds_the_agent_and_the_licences_only() {

@@ -6,17 +6,9 @@
 use std::{collections::BTreeSet, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use serde_json::Value;
 
 use super::left_out::{self, LeftOut, Where};
-use crate::{
-    build_agent::BUILD_LIMIT,
-    job::{Job, announce, output_of},
-    workspace::Workspace,
-};
-
-/// The packages with tests that need a kernel.
-const PACKAGES: [&str; 2] = ["policy-agent", "policy-tests"];
+use crate::{job::output_of, optimised, workspace::Workspace};
 
 /// A test program.
 pub(super) struct Program {
@@ -54,49 +46,22 @@ pub(super) struct Wanted<'a> {
 /// When one does not compile or has no tests, and when `left_out` names something
 /// that is not there.
 pub(super) fn build(workspace: &Workspace) -> Result<Vec<Program>> {
-    announce("build: test programs for guests, release");
     let mut programs = Vec::new();
     let mut whole = left_out::PROGRAMS.map(|(name, _)| name).to_vec();
-    for package in PACKAGES {
-        let mut cargo = workspace.cargo();
-        // As `test` builds them, so that neither compiles for the other again.
-        cargo
-            .args(["test", "--release", "--no-run", "--package", package])
-            .args(["--test", "*", "--message-format=json-render-diagnostics"]);
-        let mut found = Vec::new();
-        let built = Job::new("build of the tests", cargo, BUILD_LIMIT)
-            .quiet()
-            .run_with_lines(|line| found.extend(test_program(line)))?;
-        ensure!(
-            built,
-            "the tests of {package} do not compile; see standard error"
-        );
-        for (name, path) in found {
-            if let Some(left_out) = whole.iter().position(|left_out| *left_out == name) {
-                whole.swap_remove(left_out);
-                continue;
-            }
-            let tests = list(&path)?;
-            ensure!(!tests.is_empty(), "{name} has no tests");
-            programs.push(Program { name, path, tests });
+    for (name, path) in optimised::build_tests(workspace)? {
+        if let Some(left_out) = whole.iter().position(|left_out| *left_out == name) {
+            whole.swap_remove(left_out);
+            continue;
         }
+        let tests = list(&path)?;
+        ensure!(!tests.is_empty(), "{name} has no tests");
+        programs.push(Program { name, path, tests });
     }
     if let Some(name) = whole.first() {
         bail!("xtask/src/vm/left_out.rs leaves out the test program {name}, which there is not");
     }
     check(&programs, &left_out::TESTS)?;
     Ok(programs)
-}
-
-/// Name and path in a message of cargo's (the book of cargo, External tools, JSON
-/// messages) about a test program; messages about all else have none.
-fn test_program(line: &str) -> Option<(String, PathBuf)> {
-    let message: Value = serde_json::from_str(line).ok()?;
-    let target = message.get("target")?;
-    let is_test = target.get("kind")?.get(0)?.as_str()? == "test";
-    let path = message.get("executable")?.as_str()?;
-    let name = target.get("name")?.as_str()?;
-    is_test.then(|| (name.to_owned(), PathBuf::from(path)))
 }
 
 /// The names of a program's tests.
@@ -252,21 +217,6 @@ mod tests {
         let gone = [entry(Where::Everywhere, Tests::These(&["a::renamed"]))];
         let error = check(&programs(), &gone).unwrap_err().to_string();
         assert!(error.contains("a::renamed of datapath"), "{error}");
-    }
-
-    #[test]
-    fn test_programs_are_found_in_cargos_messages() {
-        let message = |kind: &str, executable: &str| {
-            let target = format!(r#"{{"kind":["{kind}"],"name":"x"}}"#);
-            format!(
-                r#"{{"reason":"compiler-artifact","target":{target},"executable":{executable}}}"#
-            )
-        };
-        let found = test_program(&message("test", r#""/t/deps/x-1""#));
-        assert_eq!(found, Some(("x".to_owned(), PathBuf::from("/t/deps/x-1"))));
-        assert_eq!(test_program(&message("bin", r#""/t/x""#)), None);
-        assert_eq!(test_program(&message("lib", "null")), None);
-        assert_eq!(test_program(r#"{"reason":"build-finished"}"#), None);
     }
 
     #[test]

@@ -26,14 +26,12 @@ use super::{
     lab::{CONTROL, Lab, Settings, netns_file, node_address, node_name, write},
     node, process,
 };
-use crate::{
-    build_agent::BUILD_LIMIT,
-    job::{Job, announce},
-    workspace::Workspace,
-};
+use crate::{job::announce, optimised, workspace::Workspace};
 use asker::Asker;
 use expected::{Fault, Row};
 
+/// The program that asks.
+const PROGRAM: &str = "cluster-services";
 const FOLDER: &str = "tests/cluster/services";
 const NAMESPACE: &str = "services";
 /// Somebody who is no part of the cluster, in the table.
@@ -51,17 +49,12 @@ const TRANSLATED: Duration = Duration::from_secs(30);
 ///
 /// When it does not build.
 pub(super) fn build(workspace: &Workspace) -> Result<PathBuf> {
-    announce("build: cluster-services, release");
-    let mut cargo = workspace.cargo();
-    cargo.args(["build", "--release", "--package", "policy-tests"]);
-    cargo.args(["--bin", "cluster-services"]);
-    Job::new("build", cargo, BUILD_LIMIT).run()?;
-    Ok(path(workspace))
+    optimised::build(workspace, "policy-tests", PROGRAM, &[])
 }
 
 /// Where [`build`] leaves it.
 pub(super) fn path(workspace: &Workspace) -> PathBuf {
-    workspace.target.join("release/cluster-services")
+    optimised::path(workspace, PROGRAM)
 }
 
 /// Asks all rows of the table, in a cluster in which the agent is installed, and
