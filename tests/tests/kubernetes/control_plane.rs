@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -18,8 +18,8 @@ use serde_json::{Value, json};
 
 /// Starting takes some seconds on an idle machine.
 const START: Duration = Duration::from_secs(120);
-/// An API server is large, and starting one keeps all CPUs busy: one at a time.
-static ONE: Mutex<()> = Mutex::new(());
+/// Starting an API server keeps all CPUs busy: one at a time.
+static STARTS: Mutex<()> = Mutex::new(());
 
 /// The user that the agent is.
 pub(crate) const AGENT: &str = "agent";
@@ -31,7 +31,6 @@ pub(crate) struct ControlPlane {
     dir: PathBuf,
     node: Host,
     server: Option<NodeProcess>,
-    _one: MutexGuard<'static, ()>,
 }
 
 /// What the server said: HTTP status and document.
@@ -40,14 +39,12 @@ pub(crate) type Answer = (u16, Value);
 impl ControlPlane {
     /// Starts it on the lab's node and waits until it is ready.
     pub(crate) fn start(lab: &mut Lab) -> Result<Self> {
-        let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = lab.dir().join("control-plane");
         fs::create_dir(&dir)?;
         let mut plane = Self {
             dir,
             node: lab.node().clone(),
             server: None,
-            _one: one,
         };
         plane.write_identities()?;
         let mut etcd = Command::new(program("etcd")?);
@@ -106,6 +103,7 @@ impl ControlPlane {
     }
 
     fn start_server_with(&mut self, lab: &mut Lab, options: &[String]) -> Result<()> {
+        let _alone = STARTS.lock().unwrap_or_else(PoisonError::into_inner);
         let mut server = Command::new(program("kube-apiserver")?);
         server
             .arg("--cert-dir")
