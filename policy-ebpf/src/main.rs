@@ -1,6 +1,6 @@
 //! The kernel programs: `from_pod` and `to_pod` on the host side of each pod's
-//! veth, `to_wire` on the node's other interfaces, and `prefilter`, the XDP
-//! program on those that the operator names.
+//! veth, `to_wire` and `from_wire` on the node's other interfaces, and `prefilter`,
+//! the XDP program on those that the operator names.
 //!
 //! One program per direction serves all pods. What they decide, and why, is in
 //! `policy-common`; here is only what needs a kernel:
@@ -16,6 +16,8 @@
 //! - `follow`: packets that follow another's verdict: fragments, ICMP errors.
 //! - `sender`: the sender's policy, asked where a packet leaves; `wire`: the
 //!   program on the node's other interfaces.
+//! - `closed`: addresses to which nobody may send yet; the program for what arrives
+//!   at the node.
 //! - `prefilter`: the XDP program.
 #![feature(asm_experimental_arch, core_intrinsics)]
 #![expect(
@@ -38,6 +40,7 @@ mod answer;
 mod bench;
 mod cache;
 mod clock;
+mod closed;
 #[cfg(feature = "debug-log")]
 mod debug_log;
 mod emit;
@@ -59,6 +62,7 @@ mod wire;
 use aya_ebpf::bindings::{TC_ACT_SHOT, xdp_action};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
+use policy_common::abi::Direction;
 
 /// TCX_NEXT and TC_ACT_UNSPEC: the next program on the hook, if any, decides.
 /// Never TCX_PASS, which would end the chain and disable other people's programs.
@@ -81,6 +85,13 @@ pub(crate) fn to_pod(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn to_wire(ctx: TcContext) -> i32 {
     action(wire::passes(&ctx))
+}
+
+/// What arrives at the node: TCX ingress (or clsact ingress) of every interface that
+/// is no pod's, where the node's pod range is closed.
+#[classifier]
+pub(crate) fn from_wire(ctx: TcContext) -> i32 {
+    action(!closed::drops(&ctx, Direction::Ingress))
 }
 
 /// Drops the sources that the operator named, before the stack sees them.

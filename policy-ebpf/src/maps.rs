@@ -94,6 +94,14 @@ pub(crate) static EVENT_TOKENS: PerCpuArray<EventTokens, 1> = PerCpuArray::new()
 #[btf_map(name = "pa_config")]
 pub(crate) static CONFIG: Array<Config, 1, { abi::F_MMAPABLE }> = Array::new();
 
+#[btf_map(name = "pa_protected")]
+pub(crate) static PROTECTED: HashMap<
+    [u8; 16],
+    u32,
+    { abi::PROTECTED_ENTRIES },
+    { abi::F_NO_PREALLOC },
+> = HashMap::new();
+
 #[btf_map(name = "pa_deny4")]
 pub(crate) static DENY4: LpmTrie<[u8; 4], u32, { abi::DENY_ENTRIES }> = LpmTrie::new();
 

@@ -24,7 +24,7 @@ use crate::skb::{self, FROM_FRAME, Skb};
 use crate::slots::{endpoint, slot_of, word_of};
 use crate::sort::{pa_sort_from_pod, pa_sort_to_pod};
 use crate::tables::{Tables, local_slot_in, pa_peer};
-use crate::{cache, clock, emit, follow, sender};
+use crate::{cache, clock, closed, emit, follow, sender};
 
 /// Whether the packet passes.
 ///
@@ -32,6 +32,11 @@ use crate::{cache, clock, emit, follow, sender};
 /// called one after the other, because all together would not fit a BPF stack.
 #[inline(always)]
 pub(crate) fn passes<const EGRESS: bool>(ctx: &TcContext) -> bool {
+    // Before the cache, which knows who had an address before; and before all else,
+    // while nothing has to be kept for later on the stack.
+    if EGRESS && closed::drops(ctx, Direction::Egress) {
+        return false;
+    }
     let direction = direction::<EGRESS>();
     let mut skb = Skb::new(ctx);
     let mut memory = Memory::EMPTY;

@@ -16,6 +16,18 @@ pub(crate) fn head() -> (u32, u32) {
     )
 }
 
+/// A setting of eight bytes, by its offset in [`Config`].
+#[inline(always)]
+pub(crate) fn setting64(offset: usize) -> u64 {
+    let Some(config) = maps::CONFIG.get_ptr(0) else {
+        // As in `setting`.
+        return 0;
+    };
+    let config: *const Config = config;
+    // SAFETY: as in `setting`; the element is aligned to eight bytes.
+    unsafe { config.cast::<u64>().add(offset / 8).read_volatile() }
+}
+
 /// A setting, by its offset in [`Config`].
 #[inline(always)]
 pub(crate) fn setting(offset: usize) -> u32 {

@@ -52,7 +52,7 @@ pub(crate) fn passes(ctx: &TcContext) -> bool {
 /// Parses from the network header on.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn pa_parse_network(skb: *mut __sk_buff, memory: *mut FrameMemory) -> u32 {
+pub(crate) extern "C" fn pa_parse_network(skb: *mut __sk_buff, memory: *mut FrameMemory) -> u32 {
     if memory.is_null() {
         return 0;
     }

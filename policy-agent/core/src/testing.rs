@@ -125,6 +125,7 @@ pub(crate) fn node(name: &str, addresses: &str) -> Node {
         name: name.into(),
         labels: Labels::new(),
         addresses: addresses.split_whitespace().map(ip).collect(),
+        pod_ranges: Vec::new(),
     }
 }
 

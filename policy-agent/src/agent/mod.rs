@@ -9,6 +9,7 @@
 //!   held; `wires`: the program on all others.
 //! - `cni`: what CNI tells and asks; `told`: what was told of pods; `births`: what
 //!   is held, and which pods were unprotected.
+//! - `closed`: the node's pod range while nobody has its addresses.
 //! - `cleanup`: what a change leaves to be removed, off the event path.
 //! - `names`: what numbers in the kernel stand for, also of what is gone.
 //! - `verdicts`: events from the kernel, with names.
@@ -24,6 +25,7 @@
 
 mod births;
 mod cleanup;
+mod closed;
 mod cni;
 mod earlier;
 mod feedback;
@@ -55,6 +57,7 @@ mod verdicts;
 mod wires;
 
 pub use births::UnknownInterfaces;
+pub use closed::PodRange;
 pub use cni::Options as CniOptions;
 pub use http::HttpAddress;
 pub use run::{Options, run};

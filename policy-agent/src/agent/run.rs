@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::closed::{Closed, PodRange};
 use super::cni::{self, Cni};
 use super::http::HttpAddress;
 use super::prefilter::Prefilter;
@@ -64,6 +65,8 @@ pub struct Options {
     pub prefilter_interfaces: Vec<String>,
     /// Its list.
     pub deny_prefixes: Option<PathBuf>,
+    /// What is closed while no pod has it.
+    pub pod_range: PodRange,
     /// Whether pods may send from their own addresses only.
     pub spoof_check: bool,
     /// Where health and metrics are served.
@@ -139,6 +142,7 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
 
     let cni = Cni::new(&options.cni, &options.run_dir, &options.bpffs);
     let mut state = State::new(source, (datapath, settings), planner, scanner, cni);
+    state.closed = Closed::new(options.pod_range);
     state.feedback.serve(options.http, state.datapath.pins())?;
     if let source::Options::Cluster(access) = &options.source {
         let node = state.engine.node().name.clone();

@@ -12,6 +12,7 @@ use policy_core::ops::Op;
 use policy_core::plan::{Attachments, Mirror, Plan, Planner, Programmed};
 
 use super::cleanup::Cleanup;
+use super::closed::Closed;
 use super::cni::Cni;
 use super::feedback::Feedback;
 use super::lines::Lines;
@@ -22,7 +23,7 @@ use super::rivals::Rivals;
 use super::source::Source;
 use crate::datapath::readback::ReadBackError;
 use crate::datapath::settings::Settings;
-use crate::datapath::{Applied, Datapath};
+use crate::datapath::{Applied, Datapath, Hook};
 use crate::iface::{Assignment, Change, KnownInterface, Scanner, Snapshot, assign_after};
 
 /// A pod and which one of its name.
@@ -47,8 +48,9 @@ pub(super) struct State {
     pub(super) known: Vec<KnownInterface<PodUid>>,
     pub(super) held: BTreeSet<u32>,
     pub(super) cni: Cni,
-    /// Interfaces that have `to_wire`.
-    pub(super) wired: BTreeSet<u32>,
+    pub(super) closed: Closed,
+    /// Interfaces that are no pods', and which of our programs are on them.
+    pub(super) wired: BTreeSet<(u32, Hook)>,
     pub(super) wire_failure: Option<Diagnostic>,
     pub(super) rivals: Rivals,
     pub(super) pressure: Pressure,
@@ -128,6 +130,7 @@ impl State {
             known: Vec::new(),
             held: BTreeSet::new(),
             cni,
+            closed: Closed::default(),
             wired: BTreeSet::new(),
             wire_failure: None,
             rivals: Rivals::default(),
@@ -199,7 +202,8 @@ impl State {
         if outcome.retry == Some(false) {
             self.unwire(&wires);
         }
-        if wired {
+        let closed = self.close();
+        if wired && closed {
             return outcome;
         }
         self.settled = None;
@@ -322,7 +326,9 @@ impl State {
             self.planner.mirror().endpoint_number,
         )?;
         let wires = self.reread_wires()?;
-        Ok((moved || restored || wires, self.datapath.read_back()?))
+        let closed = self.synced && self.verify_closed();
+        let put_right = moved || restored || wires || closed;
+        Ok((put_right, self.datapath.read_back()?))
     }
 
     /// Does operations; false if not all of them could be done.
@@ -385,6 +391,7 @@ impl State {
         all.extend(self.scan_failure.iter().cloned());
         all.extend(self.wire_failure.iter().cloned());
         all.extend(self.rival_problems());
+        all.extend(self.range_problems());
         all.extend(self.pressure.problems());
         all.extend(self.interface_problems());
         all.extend(self.cni_problems());

@@ -186,6 +186,12 @@ struct RunArgs {
     /// when the network's own configuration changes.
     #[arg(long, env = "POLICY_AGENT_CNI_CONF_DIR", value_name = "DIR")]
     cni_conf_dir: Option<PathBuf>,
+    /// Close the addresses that this node gives to its pods to all but the node itself,
+    /// each until the policies of the pod that has it are in force: `node` (the
+    /// prefixes in the Node's spec.podCIDRs), or one prefix of each family. For
+    /// clusters without the CNI plugin; it goes on while no agent runs.
+    #[arg(long, env = "POLICY_AGENT_POD_RANGE", value_name = "RANGE")]
+    pod_range: Option<agent::PodRange>,
     /// Let pods send from addresses that are not their own.
     #[arg(long, env = "POLICY_AGENT_NO_SPOOF_CHECK")]
     no_spoof_check: bool,
@@ -385,6 +391,7 @@ fn run(args: RunArgs) -> anyhow::Result<u8> {
         bpffs: args.bpffs.bpffs,
         prefilter_interfaces: args.prefilter_interface,
         deny_prefixes: args.deny_prefixes,
+        pod_range: args.pod_range.unwrap_or_default(),
         spoof_check: !args.no_spoof_check,
         http,
         cni: agent::CniOptions {

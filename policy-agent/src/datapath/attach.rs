@@ -83,13 +83,14 @@ impl Datapath {
         self.attach_one(ifindex, Hook::To)
     }
 
-    /// Puts `to_wire` on an interface that is no pod's, as [`Self::attach`].
+    /// Puts a program on an interface that is no pod's, as [`Self::attach`]: that of
+    /// [`Hook::Wire`] or [`Hook::Arrive`].
     ///
     /// # Errors
     ///
     /// [`AttachError`].
-    pub fn attach_wire(&self, ifindex: u32) -> Result<(), AttachError> {
-        self.attach_one(ifindex, Hook::Wire)
+    pub fn attach_wire(&self, ifindex: u32, hook: Hook) -> Result<(), AttachError> {
+        self.attach_one(ifindex, hook)
     }
 
     fn attach_one(&self, ifindex: u32, hook: Hook) -> Result<(), AttachError> {
@@ -126,13 +127,13 @@ impl Datapath {
         Ok(())
     }
 
-    /// Takes `to_wire` off an interface; one that is gone is fine.
+    /// Takes such a program off an interface; one that is gone is fine.
     ///
     /// # Errors
     ///
     /// [`AttachError`].
-    pub fn detach_wire(&self, ifindex: u32) -> Result<(), AttachError> {
-        detach_pin(ifindex, Hook::Wire, &self.pins.link(ifindex, Hook::Wire))
+    pub fn detach_wire(&self, ifindex: u32, hook: Hook) -> Result<(), AttachError> {
+        detach_pin(ifindex, hook, &self.pins.link(ifindex, hook))
     }
 
     /// Every pinned link and how it is.
@@ -201,17 +202,17 @@ impl Datapath {
             .collect())
     }
 
-    /// Interfaces for which a `to_wire` of this agent is pinned, and whether it is
-    /// in force there.
+    /// Where on interfaces that are no pods' a program of this agent is pinned, and
+    /// whether it is in force there.
     ///
     /// # Errors
     ///
     /// [`AttachError`].
-    pub fn wires(&self) -> Result<BTreeMap<u32, bool>, AttachError> {
-        let states = self.links_of(&[Hook::Wire])?;
+    pub fn wires(&self) -> Result<BTreeMap<(u32, Hook), bool>, AttachError> {
+        let states = self.links_of(&[Hook::Wire, Hook::Arrive])?;
         Ok(states
             .into_iter()
-            .map(|state| (state.ifindex, state.live && state.current))
+            .map(|state| ((state.ifindex, state.hook), state.live && state.current))
             .collect())
     }
 }
@@ -273,7 +274,7 @@ pub(super) fn open(path: &Path) -> Result<Pinned, AttachError> {
 /// Where a hook's program is attached.
 pub(super) const fn attach_type(hook: Hook) -> u32 {
     match hook {
-        Hook::From => link::ATTACH_TCX_INGRESS,
+        Hook::From | Hook::Arrive => link::ATTACH_TCX_INGRESS,
         Hook::To | Hook::Wire => link::ATTACH_TCX_EGRESS,
         Hook::Xdp => link::ATTACH_XDP,
     }

@@ -33,8 +33,8 @@ const MIN_EGRESS: u32 = 0xfff3;
 const PRIORITY: u32 = 1;
 /// Tells our filter from others of the priority; "pa" in ASCII.
 const HANDLE: u32 = 0x7061;
-/// The same of `to_wire`: for a moment both may be on the egress of an interface
-/// that becomes a pod's; "pw" in ASCII.
+/// The same of `to_wire` and `from_wire`: for a moment two of ours may be on one side
+/// of an interface that becomes a pod's; "pw" in ASCII.
 const WIRE_HANDLE: u32 = 0x7077;
 /// Added to a handle: our filter while it moves to the front.
 const MOVING: u32 = 1;
@@ -217,14 +217,14 @@ fn is_gone(error: &io::Error) -> bool {
 
 const fn parent(hook: Hook) -> u32 {
     match hook {
-        Hook::From => CLSACT | MIN_INGRESS,
+        Hook::From | Hook::Arrive => CLSACT | MIN_INGRESS,
         Hook::To | Hook::Wire | Hook::Xdp => CLSACT | MIN_EGRESS,
     }
 }
 
 const fn handle(hook: Hook) -> u32 {
     match hook {
-        Hook::Wire => WIRE_HANDLE,
+        Hook::Wire | Hook::Arrive => WIRE_HANDLE,
         Hook::From | Hook::To | Hook::Xdp => HANDLE,
     }
 }

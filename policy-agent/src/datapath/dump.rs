@@ -75,6 +75,7 @@ impl Maps {
                 .filter(|count| count.created != count.removed)
                 .count(),
             abi::CONFIG => 1,
+            abi::PROTECTED => self.protected.entries()?.len(),
             abi::DENY4 => self.deny4.entries()?.len(),
             abi::DENY6 => self.deny6.entries()?.len(),
             _ => return Ok(None),

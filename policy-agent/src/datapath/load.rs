@@ -155,6 +155,7 @@ pub(super) struct Programs {
     from: Loaded,
     to: Loaded,
     wire: Loaded,
+    arrive: Loaded,
     xdp: Loaded,
 }
 
@@ -183,6 +184,7 @@ impl Programs {
             from: loaded.remove(&Hook::From)?,
             to: loaded.remove(&Hook::To)?,
             wire: loaded.remove(&Hook::Wire)?,
+            arrive: loaded.remove(&Hook::Arrive)?,
             xdp: loaded.remove(&Hook::Xdp)?,
         })
     }
@@ -193,6 +195,7 @@ impl Programs {
             Hook::From => &self.from,
             Hook::To => &self.to,
             Hook::Wire => &self.wire,
+            Hook::Arrive => &self.arrive,
             Hook::Xdp => &self.xdp,
         }
     }
@@ -240,11 +243,12 @@ fn load(pins: &Pins, object: &[u8]) -> Result<(Maps, Programs), DatapathError> {
 
 /// Loads the programs of an object whose maps are there.
 pub(super) fn load_programs(ebpf: &mut Ebpf) -> Result<Programs, DatapathError> {
-    let [from, to, wire, xdp] = Hook::ALL.map(|hook| load_one(ebpf, hook));
+    let [from, to, wire, arrive, xdp] = Hook::ALL.map(|hook| load_one(ebpf, hook));
     Ok(Programs {
         from: from?,
         to: to?,
         wire: wire?,
+        arrive: arrive?,
         xdp: xdp?,
     })
 }

@@ -55,6 +55,8 @@ pub struct Maps {
     pub ct_open: TypedMap<CtKey, CtEntry>,
     /// First fragments that passed.
     pub fragments: TypedMap<FragKey, FragEntry>,
+    /// Addresses of the pod range that are open.
+    pub protected: TypedMap<[u8; 16], u32>,
     /// Sources that the prefilter drops, IPv4.
     pub deny4: TypedMap<PrefixKey<4>, u32>,
     /// Sources that the prefilter drops, IPv6.
@@ -103,6 +105,7 @@ impl Maps {
             ct_pending: typed(&mut fds, abi::CT_PENDING),
             ct_open: typed(&mut fds, abi::CT_OPEN),
             fragments: typed(&mut fds, abi::FRAGMENTS),
+            protected: typed(&mut fds, abi::PROTECTED),
             deny4: typed(&mut fds, abi::DENY4),
             deny6: typed(&mut fds, abi::DENY6),
             flows: typed(&mut fds, abi::FLOWS),

@@ -13,6 +13,7 @@
 //! - [`pin`], [`layout`]: paths, the BPF file system, the check of what is pinned.
 //! - [`load`], `adopt`: programs through the verifier, and into links that are
 //!   there already; `migrate`: out of another version's maps and links.
+//! - [`closed`]: the pod range while nobody has its addresses.
 //! - [`attach`], [`clsact`], [`prefilter`]: interfaces; [`front`]: who comes first there;
 //!   [`pinned`]: without an agent.
 //! - [`maps`], [`map`]: typed maps, without any program; `earlier`: connections older than
@@ -27,6 +28,7 @@ mod adopt;
 pub mod apply;
 pub mod attach;
 pub mod cleanup;
+pub mod closed;
 pub mod clsact;
 pub mod counters;
 pub mod dump;
@@ -53,6 +55,7 @@ pub mod test_run;
 
 pub use apply::{Applied, OpFailure, WordStored};
 pub use attach::{AttachError, Backend, LinkState};
+pub use closed::ClosedRange;
 pub use front::{Displaced, Rival};
 pub use load::{Datapath, DatapathError, Options};
 pub use map::{MapError, TypedMap};

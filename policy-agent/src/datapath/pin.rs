@@ -1,7 +1,7 @@
 //! Where things are pinned, and the BPF file system itself.
 //!
 //! Everything is below `<bpffs>/policy-agent/v<ABI>/`: `maps/<name>`,
-//! `links/<ifindex>-from`, `-to`, `-wire`, `-xdp`, and `programs/<name>`.
+//! `links/<ifindex>-from`, `-to`, `-wire`, `-in`, `-xdp`, and `programs/<name>`.
 //! Whether what is pinned is what this
 //! agent knows is `layout`'s.
 
@@ -34,13 +34,15 @@ pub enum Hook {
     To,
     /// What goes out by an interface that is no pod's: `to_wire`, on its egress.
     Wire,
+    /// What comes in by such an interface: `from_wire`, on its ingress.
+    Arrive,
     /// The XDP prefilter.
     Xdp,
 }
 
 impl Hook {
     /// Every hook.
-    pub const ALL: [Self; 4] = [Self::From, Self::To, Self::Wire, Self::Xdp];
+    pub const ALL: [Self; 5] = [Self::From, Self::To, Self::Wire, Self::Arrive, Self::Xdp];
 
     /// Name of the program.
     #[must_use]
@@ -49,6 +51,7 @@ impl Hook {
             Self::From => "from_pod",
             Self::To => "to_pod",
             Self::Wire => "to_wire",
+            Self::Arrive => "from_wire",
             Self::Xdp => "prefilter",
         }
     }
@@ -58,6 +61,7 @@ impl Hook {
             Self::From => "from",
             Self::To => "to",
             Self::Wire => "wire",
+            Self::Arrive => "in",
             Self::Xdp => "xdp",
         }
     }

@@ -101,7 +101,7 @@ fn map_ids(maps: &BTreeMap<&'static str, OwnedFd>) -> io::Result<Vec<u32>> {
 
 /// The path of the second pin. A collision of digests would need an object that
 /// somebody made for it; ids are the kernel's and never given twice at a time.
-fn seal(pins: &Pins, object: &[u8], maps: &[u32], programs: [u32; 4]) -> PathBuf {
+fn seal(pins: &Pins, object: &[u8], maps: &[u32], programs: [u32; Hook::ALL.len()]) -> PathBuf {
     let mut digest = DefaultHasher::new();
     (object, maps, programs).hash(&mut digest);
     pins.programs()
@@ -116,13 +116,13 @@ mod tests {
     fn another_object_another_map_or_another_program_is_another_seal() {
         let pins = Pins::new("/nonexistent");
         let of = |object: &[u8], maps: &[u32], programs| seal(&pins, object, maps, programs);
-        let one = of(b"object", &[1, 2], [7, 8, 9, 10]);
-        assert_eq!(one, of(b"object", &[1, 2], [7, 8, 9, 10]));
+        let one = of(b"object", &[1, 2], [7, 8, 9, 10, 11]);
+        assert_eq!(one, of(b"object", &[1, 2], [7, 8, 9, 10, 11]));
         for other in [
-            of(b"objecu", &[1, 2], [7, 8, 9, 10]),
-            of(b"object", &[2, 1], [7, 8, 9, 10]),
-            of(b"object", &[1, 2], [7, 8, 9, 11]),
-            of(b"object", &[1], [2, 7, 8, 9]),
+            of(b"objecu", &[1, 2], [7, 8, 9, 10, 11]),
+            of(b"object", &[2, 1], [7, 8, 9, 10, 11]),
+            of(b"object", &[1, 2], [7, 8, 9, 10, 12]),
+            of(b"object", &[1], [2, 7, 8, 9, 10]),
         ] {
             assert_ne!(one, other);
         }

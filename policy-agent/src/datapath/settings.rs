@@ -125,6 +125,16 @@ impl Maps {
         self.store_config(offset_of!(Config, endpoint_number), number)
     }
 
+    /// Stores bytes of the settings; their number and the offset are multiples of
+    /// four.
+    pub(super) fn store_bytes(&self, offset: usize, bytes: &[u8]) -> Result<(), MapError> {
+        let words = bytes.as_chunks().0.iter().copied().map(u32::from_ne_bytes);
+        for (index, word) in words.enumerate() {
+            self.store_config(offset + 4 * index, word)?;
+        }
+        Ok(())
+    }
+
     fn store_config(&self, offset: usize, value: u32) -> Result<(), MapError> {
         self.config.store32(0, offset, value).map_err(stored)
     }

@@ -38,7 +38,7 @@ fn what_was_in_force_stays_when_the_agent_goes_and_is_adopted_by_the_next() {
 }
 
 /// Ids of the programs that are pinned.
-fn programs(bed: &Bed) -> [u32; 4] {
+fn programs(bed: &Bed) -> [u32; Hook::ALL.len()] {
     Hook::ALL.map(|hook| id("prog", &bed.pins().program(hook)))
 }
 

@@ -182,39 +182,44 @@ fn filter_of_an_interface_that_is_gone_is_found_and_removed() {
     });
 }
 
+const WIRE: [Hook; 2] = [Hook::Wire, Hook::Arrive];
+
 #[test]
 fn wire_is_attached_found_adopted_and_removed_like_the_others() {
-    on_bed(|bed| {
-        let p0 = index("p0");
-        let datapath = bed.open();
-        datapath.attach(bed.ifindex).unwrap();
-        datapath.attach_wire(p0).unwrap();
-        datapath.attach_wire(p0).unwrap();
-        assert_eq!(datapath.wires().unwrap(), [(p0, true)].into());
-        assert_eq!(datapath.attached().unwrap(), [bed.ifindex].into());
-        let link = attached_id(&datapath, p0, Hook::Wire);
-        drop(datapath);
+    for hook in WIRE {
+        on_bed(|bed| {
+            let p0 = index("p0");
+            let wires = |live| [((p0, hook), live)].into();
+            let datapath = bed.open();
+            datapath.attach(bed.ifindex).unwrap();
+            datapath.attach_wire(p0, hook).unwrap();
+            datapath.attach_wire(p0, hook).unwrap();
+            assert_eq!(datapath.wires().unwrap(), wires(true));
+            assert_eq!(datapath.attached().unwrap(), [bed.ifindex].into());
+            let link = attached_id(&datapath, p0, hook);
+            drop(datapath);
 
-        let next = bed.open();
-        if next.backend() == Backend::Tcx {
-            assert_eq!(attached_id(&next, p0, Hook::Wire), link, "the same link");
-        }
-        assert_eq!(next.wires().unwrap(), [(p0, true)].into(), "its program");
-        take_off(&next, "p0", Hook::Wire);
-        assert_eq!(next.wires().unwrap(), [(p0, false)].into());
-        next.attach_wire(p0).unwrap();
-        assert_eq!(next.wires().unwrap(), [(p0, true)].into());
-        ip("link del p0");
-        assert_eq!(next.wires().unwrap(), [(p0, false)].into());
-        let error = next.attach_wire(p0).unwrap_err();
-        assert!(matches!(error, AttachError::Gone { .. }), "{error}");
-        next.detach_wire(p0).unwrap();
-        assert!(next.wires().unwrap().is_empty());
-    });
+            let next = bed.open();
+            if next.backend() == Backend::Tcx {
+                assert_eq!(attached_id(&next, p0, hook), link, "the same link");
+            }
+            assert_eq!(next.wires().unwrap(), wires(true), "its program");
+            take_off(&next, "p0", hook);
+            assert_eq!(next.wires().unwrap(), wires(false));
+            next.attach_wire(p0, hook).unwrap();
+            assert_eq!(next.wires().unwrap(), wires(true));
+            ip("link del p0");
+            assert_eq!(next.wires().unwrap(), wires(false));
+            let error = next.attach_wire(p0, hook).unwrap_err();
+            assert!(matches!(error, AttachError::Gone { .. }), "{error}");
+            next.detach_wire(p0, hook).unwrap();
+            assert!(next.wires().unwrap().is_empty());
+        });
+    }
 }
 
 #[test]
-fn wire_that_becomes_a_pods_interface_has_both_programs_until_it_is_taken_off() {
+fn wire_that_becomes_a_pods_interface_has_all_programs_until_they_are_taken_off() {
     for clsact in [false, true] {
         on_bed(|bed| {
             let datapath = if clsact {
@@ -222,19 +227,24 @@ fn wire_that_becomes_a_pods_interface_has_both_programs_until_it_is_taken_off() 
             } else {
                 bed.open()
             };
-            datapath.attach_wire(bed.ifindex).unwrap();
+            let both = |act: &dyn Fn(Hook)| WIRE.into_iter().for_each(act);
+            let attach = |hook| datapath.attach_wire(bed.ifindex, hook).unwrap();
+            both(&attach);
             datapath.attach(bed.ifindex).unwrap();
             let live = || lost(&datapath).is_empty();
-            assert!(live() && datapath.links().unwrap().len() == 3);
-            datapath.detach_wire(bed.ifindex).unwrap();
+            assert!(live() && datapath.links().unwrap().len() == 4);
+            both(&|hook| datapath.detach_wire(bed.ifindex, hook).unwrap());
             assert!(datapath.wires().unwrap().is_empty());
             assert!(live() && datapath.attached().unwrap().contains(&bed.ifindex));
-            datapath.attach_wire(bed.ifindex).unwrap();
+            both(&attach);
             datapath.detach(bed.ifindex).unwrap();
-            assert_eq!(datapath.wires().unwrap(), [(bed.ifindex, true)].into());
+            let wires = WIRE.map(|hook| ((bed.ifindex, hook), true)).into();
+            assert_eq!(datapath.wires().unwrap(), wires);
             assert!(datapath.attached().unwrap().is_empty());
             policy_agent::datapath::cleanup::cleanup(&bed.bpffs).unwrap();
-            assert_eq!(run("tc", "filter show dev h0 egress"), "");
+            for side in ["ingress", "egress"] {
+                assert_eq!(run("tc", &format!("filter show dev h0 {side}")), "");
+            }
         });
     }
 }

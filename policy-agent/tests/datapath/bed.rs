@@ -300,7 +300,7 @@ pub(crate) fn take_off(datapath: &Datapath, interface: &str, hook: Hook) {
             run("bpftool", &format!("link detach pinned {}", pin.display()));
         }
         Backend::Clsact => {
-            let way = if hook == Hook::From {
+            let way = if matches!(hook, Hook::From | Hook::Arrive) {
                 "ingress"
             } else {
                 "egress"

@@ -18,9 +18,11 @@ fn link_comes_first_again_in_place_and_nothing_else_is_left() {
         let datapath = bed.open();
         apply(&datapath, &bed.pod());
         datapath.attach(bed.ifindex).unwrap();
-        datapath.attach_wire(bed.ifindex).unwrap();
-        assert_eq!(displaced(&datapath), [], "our own are nobody else's");
-        datapath.detach_wire(bed.ifindex).unwrap();
+        for hook in [Hook::Wire, Hook::Arrive] {
+            datapath.attach_wire(bed.ifindex, hook).unwrap();
+            assert_eq!(displaced(&datapath), [], "our own are nobody else's");
+            datapath.detach_wire(bed.ifindex, hook).unwrap();
+        }
         let other = other_agent(bed, Bed::open);
         other.attach(bed.ifindex).unwrap();
         let found = datapath.displaced().unwrap();

@@ -13,6 +13,7 @@ mod attach;
 mod bed;
 mod budget;
 mod cleanup;
+mod closed;
 mod crafted;
 mod errors;
 mod flood;

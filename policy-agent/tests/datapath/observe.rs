@@ -174,7 +174,10 @@ fn preflight_finds_this_node_able_and_measures_the_programs() {
             .collect();
         assert!(failed.is_empty(), "{failed:?}");
         let names: Vec<_> = report.programs.iter().map(|p| p.name).collect();
-        assert_eq!(names, ["from_pod", "to_pod", "to_wire", "prefilter"]);
+        assert_eq!(
+            names,
+            ["from_pod", "to_pod", "to_wire", "from_wire", "prefilter"]
+        );
         for program in &report.programs {
             assert!(program.verified_instructions > 0, "{program:?}");
             assert!(program.translated_bytes > 0, "{program:?}");

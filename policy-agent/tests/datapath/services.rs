@@ -567,7 +567,7 @@ fn tunnel_without_an_ethernet_header_is_judged_too() {
         ip("link set t0 up");
         let far = Ipv4Addr::new(10, 9, 0, 2);
         apply(&scene.datapath, &[host(far, FRIEND_ID, false, 0)]);
-        scene.datapath.attach_wire(index("t0")).unwrap();
+        scene.datapath.attach_wire(index("t0"), Hook::Wire).unwrap();
         // What a pod sent undecided, as far as the tunnel can tell.
         let mark = mark::with(0, SHIFT, mark::UNDECIDED, SLOT);
         run("nft", "add table ip t");

@@ -17,8 +17,11 @@ pub struct Config {
     pub endpoint_number: u32,
     /// The lowest of our bits in a packet's mark, see [`super::mark`].
     pub mark_shift: u32,
-    /// Zero.
-    pub reserved: [u32; 10],
+    /// With [`FLAG_CLOSED4`]: the addresses that this node gives to its pods,
+    /// network and mask, wire order.
+    pub range4: [[u8; 4]; 2],
+    /// With [`FLAG_CLOSED6`]: likewise.
+    pub range6: [[u8; 16]; 2],
 }
 
 /// The emergency switch: nothing is denied. Records are still made, so that
@@ -33,6 +36,11 @@ pub const FLAG_SERVICES: u32 = 1 << 3;
 /// Something isolates some endpoint for egress: a packet without a mark may be
 /// its. Set before the first such word is stored, cleared after the last is gone.
 pub const FLAG_EGRESS: u32 = 1 << 4;
+/// The node's IPv4 pod range is closed but for the addresses in
+/// [`super::maps::PROTECTED`].
+pub const FLAG_CLOSED4: u32 = 1 << 5;
+/// The node's IPv6 pod range is, likewise.
+pub const FLAG_CLOSED6: u32 = 1 << 6;
 
 /// Time after which a CPU's event tokens are renewed, nanoseconds.
 pub const EVENT_TICK_NS: u64 = 100_000_000;
@@ -49,4 +57,8 @@ pub struct EventTokens {
     pub pad: u32,
 }
 
-const _: () = assert!(size_of::<Config>() == 64);
+const _: () = {
+    assert!(size_of::<Config>() == 64);
+    assert!(core::mem::offset_of!(Config, range4) == 24);
+    assert!(core::mem::offset_of!(Config, range6) == 32);
+};

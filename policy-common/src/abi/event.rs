@@ -71,7 +71,8 @@ drop_reasons! {
     /// A source address, or an address announced by ARP or neighbour
     /// advertisement, that is not the pod's.
     Spoofed = 2, "spoofed-source";
-    /// The interface has no endpoint yet, and the packet is not the node's.
+    /// The interface has no endpoint yet, or the address is of the node's pod range and
+    /// no endpoint has it, and the packet is not the node's.
     NoEndpoint = 3, "no-endpoint";
     /// Shorter than its headers say.
     Truncated = 4, "truncated";

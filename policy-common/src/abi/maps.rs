@@ -46,6 +46,8 @@ pub const EVENTS: &str = "pa_events";
 pub const EVENT_TOKENS: &str = "pa_event_tokens";
 /// Run-time settings.
 pub const CONFIG: &str = "pa_config";
+/// Addresses of the node's pod range that may be sent to: IPv4 as `::ffff:a.b.c.d`.
+pub const PROTECTED: &str = "pa_protected";
 /// IPv4 source prefixes that the XDP prefilter drops.
 pub const DENY4: &str = "pa_deny4";
 /// IPv6 source prefixes that the XDP prefilter drops.
@@ -88,6 +90,9 @@ pub const FLOW_SETS: usize = 2_048;
 pub const COUNTER_ENTRIES: usize = 128;
 /// Bytes of the event ring; a power of two and a multiple of the page size.
 pub const EVENT_BYTES: usize = 1 << 18;
+/// Addresses of the node's pod range that may be sent to: two for each endpoint, the
+/// node's own, and as many again.
+pub const PROTECTED_ENTRIES: usize = 4 * ENDPOINT_ENTRIES;
 /// Prefixes of the XDP prefilter, each family.
 pub const DENY_ENTRIES: usize = 65_536;
 
@@ -163,7 +168,7 @@ use super::{config, conntrack, endpoint, fragment, identity, policy, service};
 use crate::flow_cache;
 
 /// Every map, in the order in which `policy-agent maps` lists them.
-pub const ALL: [MapSpec; 23] = [
+pub const ALL: [MapSpec; 24] = [
     spec::<u32, endpoint::IfindexEntry>(
         IFINDEX,
         ARRAY,
@@ -301,6 +306,13 @@ pub const ALL: [MapSpec; 23] = [
         "what is left of the event rate",
     ),
     spec::<u32, config::Config>(CONFIG, ARRAY, 1, F_MMAPABLE, "run-time settings"),
+    spec::<[u8; 16], u32>(
+        PROTECTED,
+        HASH,
+        PROTECTED_ENTRIES,
+        F_NO_PREALLOC,
+        "addresses of the pod range that are open",
+    ),
     spec::<PrefixKey<4>, u32>(
         DENY4,
         LPM_TRIE,

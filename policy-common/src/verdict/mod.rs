@@ -1,6 +1,7 @@
 //! The decision. One procedure for the kernel, for `simulate` and for tests.
 //!
 //! - [`mod@gate`]: what passes or is dropped before any policy is asked.
+//! - [`mod@closed`]: to which addresses nobody may send yet.
 //! - [`mod@judge`]: what a policy says to an identity, protocol and port.
 //! - [`mod@decide`]: policy and connection records together.
 //! - [`mod@outcome`]: what both make of the packet, and the packet of its record.
@@ -8,6 +9,7 @@
 //! - [`mod@sender`]: what the sender's policy says of a packet's real destination.
 //! - [`mod@related`]: whether an ICMP error belongs to what a pod may do.
 
+pub mod closed;
 pub mod decide;
 pub mod gate;
 pub mod judge;

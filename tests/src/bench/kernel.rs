@@ -129,7 +129,8 @@ impl Kernel {
             events_per_tick: EVENTS_PER_TICK,
             endpoint_number: world::NUMBER,
             mark_shift: policy_common::abi::mark::DEFAULT_SHIFT,
-            reserved: [0; 10],
+            range4: [[0; 4]; 2],
+            range6: [[0; 16]; 2],
         };
         self.set_elements(maps::CONFIG, 0, [Raw(config)])?;
         let interface = IfindexEntry {

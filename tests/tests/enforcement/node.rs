@@ -41,22 +41,7 @@ impl Node {
         let lab = Lab::new(name, wiring)?;
         let folder = Folder::create(&lab.dir().join("manifests"))?;
         fs::create_dir(lab.dir().join("bpffs")).context("create the BPF file system's folder")?;
-        let addresses: Vec<Value> = lab
-            .node()
-            .addresses()
-            .iter()
-            .map(|ip| json!({"type": "InternalIP", "address": ip}))
-            .collect();
-        folder.put_all(
-            "node.json",
-            &[json!({
-                "apiVersion": "v1",
-                "kind": "Node",
-                "metadata": {"name": NODE},
-                "status": {"addresses": addresses},
-            })],
-        )?;
-        Ok(Self {
+        let node = Self {
             lab,
             folder,
             agent: None,
@@ -65,7 +50,25 @@ impl Node {
             layout: None,
             made: 0,
             finished: false,
-        })
+        };
+        node.give_range(&[])?;
+        Ok(node)
+    }
+
+    /// Writes the Node's manifest, with these in `spec.podCIDRs`.
+    pub(crate) fn give_range(&self, prefixes: &[&str]) -> Result<()> {
+        let own = self.lab.node().addresses();
+        let addresses = own
+            .iter()
+            .map(|ip| json!({"type": "InternalIP", "address": ip}));
+        let object = json!({
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": NODE},
+            "spec": {"podCIDRs": prefixes},
+            "status": {"addresses": addresses.collect::<Vec<Value>>()},
+        });
+        self.folder.put_all("node.json", &[object])
     }
 
     /// Addresses that no pod has had yet.

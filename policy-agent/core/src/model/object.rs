@@ -3,6 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::selector::Labels;
 
 /// A protocol that policy can name.
@@ -136,4 +138,7 @@ pub struct Node {
     pub labels: Labels,
     /// `status.addresses` that are IP addresses.
     pub addresses: Vec<IpAddr>,
+    /// `spec.podCIDRs`: what its pods get their addresses from, where the node's
+    /// address management goes by it.
+    pub pod_ranges: Vec<IpNet>,
 }

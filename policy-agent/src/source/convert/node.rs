@@ -1,5 +1,6 @@
 //! Nodes.
 
+use ipnet::IpNet;
 use policy_core::model::Node;
 use serde::Deserialize;
 
@@ -13,7 +14,17 @@ use super::report::Report;
 #[serde(default)]
 pub struct NodeObject {
     metadata: Option<MetaObject>,
+    spec: Option<Spec>,
     status: Option<Status>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Spec {
+    #[serde(rename = "podCIDR")]
+    pod_cidr: Option<String>,
+    #[serde(rename = "podCIDRs")]
+    pod_cidrs: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -58,5 +69,27 @@ pub(super) fn convert(
         name: names.get(&meta.name),
         labels: labels.unwrap_or_default(),
         addresses,
+        pod_ranges: pod_ranges(object.spec.as_ref(), report),
     }
+}
+
+/// `spec.podCIDRs`, of which `spec.podCIDR` is the first.
+fn pod_ranges(spec: Option<&Spec>, report: &mut Report) -> Vec<IpNet> {
+    let Some(spec) = spec else { return Vec::new() };
+    let all = spec.pod_cidrs.as_deref().unwrap_or_default();
+    let listed = all.iter().enumerate();
+    let mut texts: Vec<(String, &str)> = listed
+        .map(|(i, text)| (format!("spec.podCIDRs[{i}]"), text.as_str()))
+        .collect();
+    if let (Some(first), true) = (spec.pod_cidr.as_deref(), texts.is_empty()) {
+        texts.push(("spec.podCIDR".to_owned(), first));
+    }
+    let mut ranges = Vec::new();
+    for (path, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
+        match text.parse::<IpNet>() {
+            Ok(range) => ranges.push(range.trunc()),
+            Err(_) => report.error(path, &format!("{text:?} is not a prefix; it is left out")),
+        }
+    }
+    ranges
 }

@@ -11,14 +11,14 @@ use super::{Scene, ensure_nothing_arrived, ensure_nothing_lost, flood, reaches};
 use crate::expect::serve;
 use crate::node::BOUND;
 
-const FLOOD: u16 = 8_000;
+pub(super) const FLOOD: u16 = 8_000;
 const ALLOWED: u16 = 8_001;
 /// How many datagrams of a flood are enough.
-const ENOUGH: usize = 200;
+pub(super) const ENOUGH: usize = 200;
 
 /// Datagrams and segments of both families that the namespace's kernel has taken
 /// in, by its counters.
-fn delivered(host: &Host) -> Result<u64> {
+pub(super) fn delivered(host: &Host) -> Result<u64> {
     let snmp = host.netns().run(Snmp::read)??;
     // Of the older family whatever arrives; neighbour discovery is of the newer.
     Ok(snmp.v4("Ip", "InDelivers")?
@@ -28,7 +28,7 @@ fn delivered(host: &Host) -> Result<u64> {
 }
 
 /// Waits until so many datagrams more were sent to a pod that has its link.
-fn wait_for_flood(streams: &[UdpStream]) -> Result<()> {
+pub(super) fn wait_for_flood(streams: &[UdpStream]) -> Result<()> {
     let before: Vec<usize> = streams.iter().map(UdpStream::sent).collect();
     let more = || {
         let mut all = streams.iter().zip(&before);
@@ -58,6 +58,25 @@ fn tables(host: &Host) -> Result<String> {
         .output(Command::new("nft").args(["list", "tables"]))?;
     ensure!(output.status.success(), "{output:?}");
     Ok(String::from_utf8(output.stdout)?)
+}
+
+/// A pod into a flood, without the first stage, and into what else `more` sends.
+pub(super) fn born_unheld(
+    scene: &mut Scene,
+    name: &str,
+    more: impl Fn(&Host) -> Result<Vec<UdpStream>>,
+) -> Result<(Host, Vec<UdpStream>)> {
+    let stranger = scene.stranger.clone();
+    let (v4, v6) = scene.node.free_addresses();
+    let streams = |pod: &Host| {
+        let mut streams = flood(&stranger, pod, FLOOD)?;
+        streams.extend(more(pod)?);
+        Ok(streams)
+    };
+    let lab = &mut scene.node.lab;
+    let (pod, streams) = lab.pod_prepared_early(name, v4, v6, |_| Ok(()), streams)?;
+    wait_for_flood(&streams)?;
+    Ok((pod, streams))
 }
 
 /// A pod into a flood, held or not while it gets its interface.

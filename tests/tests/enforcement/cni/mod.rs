@@ -5,6 +5,7 @@
 
 mod births;
 mod caller;
+mod closed;
 mod hold;
 mod records;
 mod verbs;

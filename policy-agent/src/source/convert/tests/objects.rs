@@ -303,6 +303,7 @@ fn host_ports_lead_to_pods_that_are_not_on_the_nodes_own_network() {
 fn a_node_has_the_addresses_that_are_addresses() {
     let converted = one(&json!({"apiVersion": "v1", "kind": "Node",
     "metadata": {"name": "n1", "labels": {"zone": "z"}},
+    "spec": {"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24", "fd00:1::/64", "many"]},
     "status": {"addresses": [
         {"type": "InternalIP", "address": "192.0.2.1"},
         {"type": "Hostname", "address": "n1"},
@@ -310,7 +311,11 @@ fn a_node_has_the_addresses_that_are_addresses() {
         {"type": "InternalIP", "address": "fd00::1"},
         {"type": "Hostname", "address": "192.0.2.1"},
     ]}}));
-    assert_eq!(found(&converted), ["error status.addresses[2].address"]);
+    let problems = [
+        "error status.addresses[2].address",
+        "error spec.podCIDRs[2]",
+    ];
+    assert_eq!(found(&converted), problems);
     let Outcome::Object(Object::Node(node)) = converted.outcome else {
         panic!("a node")
     };
@@ -318,8 +323,22 @@ fn a_node_has_the_addresses_that_are_addresses() {
         name: "n1".into(),
         labels: labels(&[("zone", "z")]),
         addresses: vec!["192.0.2.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+        pod_ranges: vec![
+            "10.1.0.0/24".parse().unwrap(),
+            "fd00:1::/64".parse().unwrap(),
+        ],
     };
     assert_eq!(*node, expected);
+}
+
+#[test]
+fn a_node_with_one_pod_range_has_it() {
+    let converted = one(&json!({"apiVersion": "v1", "kind": "Node",
+        "metadata": {"name": "n1"}, "spec": {"podCIDR": "10.1.0.0/24"}}));
+    let Outcome::Object(Object::Node(node)) = converted.outcome else {
+        panic!("a node")
+    };
+    assert_eq!(node.pod_ranges, ["10.1.0.0/24".parse().unwrap()]);
 }
 
 #[test]
