@@ -201,8 +201,19 @@ fn stop(streams: Vec<Stream>) -> Result<Vec<(String, Passes, UdpReport)>> {
     })
 }
 
-/// When each change took effect at the pod, by the agent's own log.
+/// When each change took effect at the pod, by the agent's own log; its last lines may
+/// be written a moment after it has answered.
 fn switches(node: &Node, since_ns: u64, changes_ns: &[u64]) -> Result<Vec<Switch>> {
+    let mut found = told(node, since_ns, changes_ns);
+    // What is wrong beyond the time is told below.
+    let _ = wait_for("every change to be told", BOUND, || {
+        found = told(node, since_ns, changes_ns);
+        found.is_ok()
+    });
+    found
+}
+
+fn told(node: &Node, since_ns: u64, changes_ns: &[u64]) -> Result<Vec<Switch>> {
     let lines = node.lines()?;
     let stores: Vec<u64> = lines
         .iter()
@@ -214,11 +225,19 @@ fn switches(node: &Node, since_ns: u64, changes_ns: &[u64]) -> Result<Vec<Switch
     changes_ns
         .iter()
         .zip(ends_ns)
-        .map(|(&written_ns, end_ns)| {
+        .enumerate()
+        .map(|(number, (&written_ns, end_ns))| {
             let mut within = stores.iter().filter(|at| (written_ns..end_ns).contains(at));
+            let stored_ns = *within.next_back().with_context(|| {
+                format!(
+                    "change {number} of {} without a store between {written_ns} and {end_ns}; \
+                     stores at {stores:?}",
+                    changes_ns.len()
+                )
+            })?;
             Ok(Switch {
                 written_ns,
-                stored_ns: *within.next_back().context("a change without a store")?,
+                stored_ns,
             })
         })
         .collect()

@@ -89,12 +89,6 @@ impl Found<'_> {
         Some((words, before + segments + datagrams == 0.0))
     }
 
-    /// Denied packets that reached pods whose program ran.
-    pub(super) fn delivered_to_running(self) -> Option<f64> {
-        let count = |kind: &str| self.number(&format!("/births/delivered/{kind}"));
-        Some(count("segments")? + count("datagrams")?)
-    }
-
     pub(super) fn first_tries(self) -> Option<(String, bool)> {
         let count = |path: &str| self.number(&format!("/births/{path}"));
         let pods = count("pods")?;
