@@ -9,7 +9,7 @@ use core::ptr::{addr_of, addr_of_mut};
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
-use policy_common::abi::config::{Config, FLAG_CLOSED4, FLAG_CLOSED6};
+use policy_common::abi::config::{Config, FLAG_CLOSED4, FLAG_CLOSED6, FLAG_ENFORCE_OFF};
 use policy_common::abi::event::DropReason;
 use policy_common::abi::{Direction, family};
 use policy_common::packet::{Frame, PacketBytes, Words, bytes4, bytes16, link, words4, words6};
@@ -24,6 +24,10 @@ use crate::skb::{self, Copied, FROM_NETWORK, Skb};
 use crate::slots::{endpoint, slot_of};
 use crate::wire::pa_parse_network;
 
+/// In place of a family: behind more tags than anybody uses, which a receiver may all
+/// take off.
+const HIDDEN: u8 = 0;
+
 /// Whether a packet goes where nobody but the node may send to: then it is dropped.
 /// `direction`: egress of the pod that sends it, ingress where it arrives at the node.
 #[inline(always)]
@@ -37,7 +41,7 @@ pub(crate) fn drops(ctx: &TcContext, direction: Direction) -> bool {
 #[inline(never)]
 extern "C" fn pa_drops(skb: *mut __sk_buff, direction: u32) -> u32 {
     let flags = setting(offset_of!(Config, flags));
-    if flags & (FLAG_CLOSED4 | FLAG_CLOSED6) == 0 {
+    if flags & (FLAG_CLOSED4 | FLAG_CLOSED6) == 0 || flags & FLAG_ENFORCE_OFF != 0 {
         return 0;
     }
     let ctx = TcContext::new(skb);
@@ -45,7 +49,7 @@ extern "C" fn pa_drops(skb: *mut __sk_buff, direction: u32) -> u32 {
         // Not IP, or shorter than its header: nothing that anybody takes for it.
         return 0;
     };
-    if !closes(flags, of) || is_open(of, address) {
+    if of != HIDDEN && (!closes(flags, of) || is_open(of, address)) {
         return 0;
     }
     let mut memory = Memory::EMPTY;
@@ -83,13 +87,23 @@ fn is_open(of: u8, address: Words) -> bool {
     !lies_in || unsafe { maps::PROTECTED.get(&bytes16(address)) }.is_some()
 }
 
-/// Family and destination of a packet, as its network header has them.
+/// Family and destination of a packet, as its network header has them. The kernel has
+/// taken one tag off before; a receiver takes off those that are behind it too.
 #[inline(always)]
 fn destination(ctx: &TcContext) -> Option<(u8, Words)> {
     let bytes = Copied::new(ctx.skb.skb, FROM_NETWORK);
-    match Skb::new(ctx).ether_type() {
-        link::IPV4 => Some((family::V4, words4(bytes.load::<4>(16)?))),
-        link::IPV6 => Some((family::V6, words6(bytes.load::<16>(24)?))),
+    let mut ether_type = Skb::new(ctx).ether_type();
+    let mut offset = 0;
+    let mut tags = 0;
+    while link::is_tag(ether_type) && tags < link::MAX_TAGS {
+        ether_type = u16::from_be_bytes(bytes.load::<2>(offset + 2)?);
+        offset += link::TAG;
+        tags += 1;
+    }
+    match ether_type {
+        tag if link::is_tag(tag) => Some((HIDDEN, [0; 2])),
+        link::IPV4 => Some((family::V4, words4(bytes.load::<4>(offset + 16)?))),
+        link::IPV6 => Some((family::V6, words6(bytes.load::<16>(offset + 24)?))),
         _ => None,
     }
 }

@@ -10,18 +10,22 @@ use core::ptr::addr_of_mut;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 use policy_common::abi::config::{FLAG_EGRESS, FLAG_ENFORCE_OFF};
-use policy_common::abi::mark;
+use policy_common::abi::{Direction, mark};
 use policy_common::packet::{Frame, parse_network_into};
 
 use crate::memory::{FrameMemory, Memory};
-use crate::sender;
 use crate::settings::head;
 use crate::skb::{self, Copied, FROM_NETWORK, Skb};
+use crate::{closed, sender};
 
 /// Whether the packet passes.
 #[inline(always)]
 pub(crate) fn passes(ctx: &TcContext) -> bool {
     let skb = Skb::new(ctx);
+    if skb.ingress_ifindex() != 0 && closed::drops(ctx, Direction::Ingress) {
+        // Onto a bridge, to where the node has translated it.
+        return false;
+    }
     let (flags, shift) = head();
     let state = mark::state(skb.mark(), shift);
     if state == mark::DECIDED || flags & FLAG_ENFORCE_OFF != 0 {

@@ -55,6 +55,9 @@ impl FromStr for PodRange {
 pub(super) struct Closed {
     /// What was asked for.
     asked: PodRange,
+    /// What was in force last, if only since an earlier agent: it stands while there is
+    /// no Node to ask.
+    last: ClosedRange,
     /// Put in force: range and addresses that are open.
     stored: Option<(ClosedRange, BTreeSet<IpAddr>)>,
     /// Addresses of it that pods of other nodes have.
@@ -63,11 +66,18 @@ pub(super) struct Closed {
 }
 
 impl Closed {
-    pub(super) fn new(asked: PodRange) -> Self {
+    /// `last`: what an earlier agent left in force.
+    pub(super) fn new(asked: PodRange, last: ClosedRange) -> Self {
         Self {
             asked,
+            last,
             ..Self::default()
         }
+    }
+
+    /// Whether what is to be open and closed could be written.
+    pub(super) fn works(&self) -> bool {
+        self.failure.is_none()
     }
 }
 
@@ -77,22 +87,33 @@ impl State {
         match self.closed.asked {
             PodRange::Open => ClosedRange::default(),
             PodRange::Given(range) => range,
-            PodRange::OfNode => {
+            PodRange::OfNode => match self.pod_ranges() {
                 // What is wrong with it is told in `range_problems`.
-                ClosedRange::of(self.pod_ranges()).unwrap_or_default()
-            }
+                Some(ranges) => ClosedRange::of(ranges).unwrap_or_default(),
+                None => self.closed.last,
+            },
         }
     }
 
-    fn pod_ranges(&self) -> &[IpNet] {
-        let node = self.engine.store().nodes().get(&self.engine.node().name);
-        node.map_or(&[], |node| node.pod_ranges.as_slice())
+    /// `None`: there is no Node.
+    fn pod_ranges(&self) -> Option<&[IpNet]> {
+        let node = self.engine.store().nodes().get(&self.engine.node().name)?;
+        Some(&node.pod_ranges)
+    }
+
+    /// Whether another range is to be closed than is.
+    pub(super) fn range_moved(&self) -> bool {
+        let stored = self.closed.stored.as_ref();
+        stored.is_some_and(|(range, _)| *range != self.range())
     }
 
     /// Opens the addresses of the pods whose policies are in force, and no others of
     /// the range; false where that failed.
     pub(super) fn close(&mut self) -> bool {
         let range = self.range();
+        if self.closed.stored.is_none() {
+            self.closed.strangers = self.strangers(&range);
+        }
         let open = self.open_addresses(&range);
         let wanted = (range, open);
         if self.closed.stored.as_ref() == Some(&wanted) {
@@ -115,6 +136,7 @@ impl State {
     fn put_closed(&mut self, wanted: (ClosedRange, BTreeSet<IpAddr>)) -> Option<bool> {
         match self.datapath.maps().close(&wanted.0, &wanted.1) {
             Ok(changed) => {
+                self.closed.last = wanted.0;
                 self.closed.stored = Some(wanted);
                 self.closed.failure = None;
                 Some(changed)
@@ -130,17 +152,28 @@ impl State {
         }
     }
 
+    /// What the kernel has, not what is planned: an address that is open has programs,
+    /// endpoint and word.
     fn open_addresses(&mut self, range: &ClosedRange) -> BTreeSet<IpAddr> {
         if range.is_empty() {
             return BTreeSet::new();
         }
-        let endpoints = &self.engine.desired().endpoints;
-        let protected = self.programmed.keys().filter_map(|pod| endpoints.get(pod));
-        let of_pods = protected.flat_map(|pod| {
-            let v4 = pod.ipv4.map(IpAddr::from);
-            v4.into_iter().chain(pod.ipv6.map(IpAddr::from))
-        });
-        let mut open: BTreeSet<IpAddr> = of_pods.collect();
+        let kernel = self.planner.mirror();
+        let attached = |(ifindex, slot): (&u32, &u32)| {
+            let endpoint = kernel.attached.contains(ifindex).then_some(slot)?;
+            kernel.endpoints.get(endpoint)
+        };
+        let mut open = BTreeSet::new();
+        for pod in kernel.interfaces.iter().filter_map(attached) {
+            open.insert(IpAddr::from(pod.addr4));
+            open.insert(IpAddr::from(pod.addr6));
+        }
+        // Nothing is denied to those, wherever their interfaces are.
+        let free = self.engine.desired().endpoints.values();
+        for pod in free.filter(|pod| pod.ingress.is_none()) {
+            open.extend(pod.ipv4.map(IpAddr::from));
+            open.extend(pod.ipv6.map(IpAddr::from));
+        }
         open.extend(&self.engine.node().addresses);
         open.retain(|address| range.contains(*address));
         open.extend(&self.closed.strangers);
@@ -170,9 +203,13 @@ impl State {
         };
         if self.closed.asked == PodRange::OfNode && self.synced {
             let name = &self.engine.node().name;
-            match ClosedRange::of(self.pod_ranges()) {
+            let ranges = match self.pod_ranges() {
+                Some(ranges) => ClosedRange::of(ranges),
+                None => Ok(self.closed.last),
+            };
+            match ranges {
                 Ok(range) if range.is_empty() => problems.push(warning(format!(
-                    "Node {name} has no spec.podCIDRs: a new pod is open to others until its \
+                    "there is no Node {name}, or it has no spec.podCIDRs: a new pod is open to others until its \
                      policies are in force; give the range to --pod-range, or use the CNI plugin"
                 ))),
                 Ok(_) => {}

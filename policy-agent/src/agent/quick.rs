@@ -13,7 +13,7 @@ use super::state::{Outcome, State};
 impl State {
     /// Puts a change in force the short way; `None`: it takes the long one.
     pub(super) fn quick(&mut self, changes: &Changes) -> Option<Outcome> {
-        if self.looked || self.settled.is_none() {
+        if self.looked || self.settled.is_none() || self.range_moved() {
             return None;
         }
         if changes.is_empty() {

@@ -142,7 +142,7 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
 
     let cni = Cni::new(&options.cni, &options.run_dir, &options.bpffs);
     let mut state = State::new(source, (datapath, settings), planner, scanner, cni);
-    state.closed = Closed::new(options.pod_range);
+    state.closed = Closed::new(options.pod_range, state.datapath.maps().closed_range());
     state.feedback.serve(options.http, state.datapath.pins())?;
     if let source::Options::Cluster(access) = &options.source {
         let node = state.engine.node().name.clone();

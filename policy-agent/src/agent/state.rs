@@ -326,7 +326,7 @@ impl State {
             self.planner.mirror().endpoint_number,
         )?;
         let wires = self.reread_wires()?;
-        let closed = self.synced && self.verify_closed();
+        let closed = self.synced && self.scanned && self.verify_closed();
         let put_right = moved || restored || wires || closed;
         Ok((put_right, self.datapath.read_back()?))
     }
@@ -425,6 +425,7 @@ impl State {
         self.failure.is_none()
             && self.scan_failure.is_none()
             && self.wire_failure.is_none()
+            && self.closed.works()
             && !self.rivals.any()
     }
 

@@ -65,6 +65,24 @@ impl ClosedRange {
 }
 
 impl Maps {
+    /// What is closed now.
+    #[must_use]
+    pub fn closed_range(&self) -> ClosedRange {
+        let config = self.config();
+        let [network4, mask4] = config.range4.map(IpAddr::from);
+        let [network6, mask6] = config.range6.map(IpAddr::from);
+        let of = |flag: u32, network, mask| {
+            let range = IpNet::with_netmask(network, mask).ok();
+            range.filter(|_| config.flags & flag != 0)
+        };
+        let ranges = [
+            of(FLAG_CLOSED4, network4, mask4),
+            of(FLAG_CLOSED6, network6, mask6),
+        ];
+        let ranges: Vec<IpNet> = ranges.into_iter().flatten().collect();
+        ClosedRange::of(&ranges).unwrap_or_default()
+    }
+
     /// Closes a range but for these addresses; whether that was not so before.
     ///
     /// An address that is open before and after is open throughout, and so is one
@@ -97,7 +115,7 @@ impl Maps {
         let flags = flag4 | flag6;
         let flags_differ = config.flags & (FLAG_CLOSED4 | FLAG_CLOSED6) != flags;
         if differs {
-            // No packet may see half a range.
+            // No packet that comes later may see half a range.
             self.set_flag(FLAG_CLOSED4 | FLAG_CLOSED6, false)?;
             self.store_bytes(offset_of!(Config, range4), range4.as_flattened())?;
             self.store_bytes(offset_of!(Config, range6), range6.as_flattened())?;

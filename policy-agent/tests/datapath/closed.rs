@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use policy_agent::datapath::{ClosedRange, Hook};
+use policy_agent::datapath::{ClosedRange, Hook, test_run::Trial};
 use policy_common::abi::{Direction, event::DropReason};
 
 use crate::bed::on_bed;
@@ -45,9 +45,25 @@ fn datagram(from: IpAddr, to: IpAddr) -> Vec<u8> {
     frame(from, to, UDP, &udp(1_000, 53, 24))
 }
 
-/// Whether a packet passes where it arrives at the node.
+/// Whether a packet passes where it arrives at the node, and also where it goes on to
+/// a bridge. What the node sends itself always does.
 fn arrives(scene: &Scene<'_>, packet: &[u8]) -> bool {
-    scene.at(Hook::Arrive, packet, 0).0
+    let (passes, _) = scene.at(Hook::Arrive, packet, 0);
+    assert_eq!(scene.at(Hook::Wire, packet, 0).0, passes);
+    let of_node = Trial {
+        hook: Hook::Wire,
+        ifindex: scene.bed.ifindex,
+        ingress_ifindex: 0,
+        mark: 0,
+    };
+    assert!(
+        scene
+            .datapath
+            .try_packet(packet, of_node, 1)
+            .unwrap()
+            .passes
+    );
+    passes
 }
 
 #[test]
@@ -68,7 +84,7 @@ fn an_address_of_the_pod_range_is_closed_until_its_pod_is_protected() {
             let before = [Direction::Egress, Direction::Ingress].map(dropped);
             assert!(!scene.friend_sends(&sent) && !arrives(&scene, &arriving));
             let after = [Direction::Egress, Direction::Ingress].map(dropped);
-            assert_eq!(after, before.map(|count| count + 1));
+            assert_eq!(after, [before[0] + 1, before[1] + 2]);
             for other in [ends.pod, address(BEYOND, ends)] {
                 assert!(scene.friend_sends(&datagram(ends.friend, other)), "{other}");
                 assert!(arrives(&scene, &datagram(ends.stranger, other)), "{other}");
@@ -118,6 +134,20 @@ fn nothing_sent_to_a_closed_address_passes_but_what_finds_neighbours() {
             let ways = (ends.friend, newborn);
             let mut cut = datagram(ends.friend, newborn);
             cut.truncate(cut.len() - 4);
+            let tagged = |tags: usize, to| {
+                let mut packet = datagram(ends.friend, to);
+                for _ in 0..tags {
+                    packet.splice(12..12, [0x81, 0, 0, 0]);
+                }
+                packet
+            };
+            for tags in 1..=2 {
+                let open = tagged(tags, ends.pod);
+                assert!(
+                    scene.friend_sends(&open) && arrives(&scene, &open),
+                    "{tags}"
+                );
+            }
             for (what, packet) in [
                 ("TCP", frame(ends.friend, newborn, TCP, &[0; 20])),
                 (
@@ -127,6 +157,10 @@ fn nothing_sent_to_a_closed_address_passes_but_what_finds_neighbours() {
                 ("a first fragment", part(ways, UDP, (7, 0, true), &body)),
                 ("a later fragment", part(ways, UDP, (7, 64, false), &body)),
                 ("a frame that ends too early", cut),
+                ("one tag", tagged(1, newborn)),
+                ("two tags", tagged(2, newborn)),
+                ("three tags", tagged(3, newborn)),
+                ("four tags", tagged(4, newborn)),
             ] {
                 assert!(!scene.friend_sends(&packet), "{what} to {newborn}");
                 assert!(!arrives(&scene, &packet), "{what} to {newborn}");
@@ -178,8 +212,11 @@ fn a_flow_that_passed_is_held_back_once_its_pod_is_gone() {
 fn what_is_closed_is_compared_and_put_right() {
     on_bed(|bed| {
         let scene = Scene::new(bed);
+        let closed = || scene.datapath.maps().closed_range();
+        assert!(closed().is_empty());
         assert!(close(&scene, &[]));
         assert!(!close(&scene, &[]), "as it was");
+        assert_eq!(closed(), range());
         let pins = bed.pins();
         let packet = datagram(BOTH[0].friend, BOTH[0].pod);
         assert!(arrives(&scene, &packet));

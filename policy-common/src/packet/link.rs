@@ -17,9 +17,16 @@ const SERVICE_VLAN: u16 = 0x88a8;
 
 /// Offset of the EtherType in a frame, bytes.
 const ETHER_TYPE: usize = 12;
-const TAG: usize = 4;
+/// Bytes of a tag.
+pub const TAG: usize = 4;
 /// Tags that are walked: 802.1ad knows two.
-const MAX_TAGS: usize = 2;
+pub const MAX_TAGS: usize = 2;
+
+/// Whether an EtherType says that a tag follows.
+#[inline(always)]
+pub const fn is_tag(ether_type: u16) -> bool {
+    ether_type == VLAN || ether_type == SERVICE_VLAN
+}
 
 /// The EtherType behind any tags, and the offset of what it names.
 #[inline(always)]
@@ -28,7 +35,7 @@ pub fn ether_type<B: PacketBytes>(bytes: &B) -> Result<(u16, usize), DropReason>
     let mut tags = 0;
     loop {
         let ether_type = u16::from_be_bytes(bytes.load::<2>(offset).ok_or(DropReason::Truncated)?);
-        if ether_type != VLAN && ether_type != SERVICE_VLAN {
+        if !is_tag(ether_type) {
             return Ok((ether_type, offset + 2));
         }
         if tags == MAX_TAGS {

@@ -61,6 +61,7 @@ pub(super) fn cases(family: Family) -> Vec<Case> {
         connections,
         direction: Direction::Ingress,
         other_policies: 0,
+        closed: false,
     };
     for (peers, judged, first) in PEERS {
         let connections = if peers == 10_000 { 100_000 } else { peers };
@@ -98,6 +99,20 @@ pub(super) fn cases(family: Family) -> Vec<Case> {
     };
     established(&mut all, egress);
     policy(&mut all, egress, 110.0, 320.0);
+    let closed = World {
+        closed: true,
+        ..egress
+    };
+    all.push(Case {
+        what: "established, pod range closed",
+        world: closed,
+        flows: closed.connections,
+        outcome: Outcome::Recalled,
+        fresh: false,
+        // The design knows no such range.
+        target_ns: None,
+        ..judge(closed, 0.0)
+    });
     all
 }
 

@@ -11,7 +11,7 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, ProgramArray};
 use aya::programs::{ProgramFd, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, Pod, TestRun, TestRunOptions, VerifierLogLevel};
-use policy_common::abi::config::{Config, FLAG_CIDR4, FLAG_CIDR6};
+use policy_common::abi::config::{Config, FLAG_CIDR4, FLAG_CIDR6, FLAG_CLOSED4, FLAG_CLOSED6};
 use policy_common::abi::endpoint::IfindexEntry;
 use policy_common::abi::identity::{Cidr4, Cidr6, Id4, Id6};
 use policy_common::abi::maps;
@@ -122,8 +122,14 @@ impl Kernel {
             (true, Family::V4) => FLAG_CIDR4,
             (true, Family::V6) => FLAG_CIDR6,
         };
+        // The range is everything.
+        let closed = match (world.closed, world.family) {
+            (false, _) => 0,
+            (true, Family::V4) => FLAG_CLOSED4,
+            (true, Family::V6) => FLAG_CLOSED6,
+        };
         let config = Config {
-            flags,
+            flags: flags | closed,
             generation: world::WORD.generation(),
             ct_budget: CT_BUDGET,
             events_per_tick: EVENTS_PER_TICK,
@@ -146,6 +152,10 @@ impl Kernel {
             rows.map(|(key, entry)| (Raw(key), Raw(entry))),
         )?;
         self.fill_peers(world)?;
+        if world.closed {
+            let open = (0..world.peers).map(|index| (world.peer(index), 1u32));
+            self.insert(maps::PROTECTED, open)?;
+        }
         let now_ns = coarse_ns();
         let records = (0..world.connections).map(|index| world.record(index, now_ns));
         self.insert(maps::CT, records.map(|(key, entry)| (Raw(key), Raw(entry))))

@@ -61,6 +61,8 @@ pub(super) struct World {
     pub(super) direction: Direction,
     /// Policies of other pods of the node.
     pub(super) other_policies: u32,
+    /// The node's pod range is closed but for the peers, which are in it.
+    pub(super) closed: bool,
 }
 
 impl World {

@@ -140,6 +140,15 @@ fn the_range_of_the_node_object_is_followed_and_repaired() -> Result<()> {
     let (db, denied) = born_unheld(&mut scene, "shop/db", |_| Ok(Vec::new()))?;
     ensure!(delivered(&db)? == 0, "{}", delivered(&db)?);
 
+    // Nothing opens while there is no Node, not even for the next agent.
+    scene.node.folder.remove("node.json")?;
+    scene.node.settle()?;
+    scene.node.stop()?;
+    scene.start_closed(Some("node"))?;
+    let (late, late_denied) = born_unheld(&mut scene, "shop/late", |_| Ok(Vec::new()))?;
+    ensure!(delivered(&late)? == 0, "{}", delivered(&late)?);
+    ensure_nothing_arrived(late_denied)?;
+
     // A row that somebody removed is there again.
     let web = scene.web.address(policy_tests::lab::Family::V4)?;
     let std::net::IpAddr::V4(v4) = web else {

@@ -313,7 +313,7 @@ fn a_node_has_the_addresses_that_are_addresses() {
     ]}}));
     let problems = [
         "error status.addresses[2].address",
-        "error spec.podCIDRs[2]",
+        "error spec.podcidrs[2]",
     ];
     assert_eq!(found(&converted), problems);
     let Outcome::Object(Object::Node(node)) = converted.outcome else {
