@@ -1,6 +1,6 @@
 //! What is measured, and what it may cost.
 
-use policy_common::abi::Direction;
+use policy_common::abi::{Direction, maps};
 
 use super::packet::Segment;
 use super::world::{Family, World};
@@ -46,6 +46,10 @@ const PEERS: [(u32, f64, f64); 4] = [
     (1_000, 110.0, 320.0),
     (10_000, 140.0, 350.0),
 ];
+/// Connections in a table that is nearly full; the design's figure is for 100,000, and
+/// it is held to that all the same.
+const MANY: u32 = 60_000;
+const _: () = assert!((MANY as usize) < maps::CT_ENTRIES);
 const ESTABLISHED_CACHED: f64 = 12.0;
 const ESTABLISHED: f64 = 80.0;
 const ESTABLISHED_MANY: f64 = 250.0;
@@ -64,16 +68,16 @@ pub(super) fn cases(family: Family) -> Vec<Case> {
         closed: false,
     };
     for (peers, judged, first) in PEERS {
-        let connections = if peers == 10_000 { 100_000 } else { peers };
+        let connections = if peers == 10_000 { MANY } else { peers };
         if peers != 100 {
             established(&mut all, pods(peers, connections));
         }
         // With few connections, as most pods have.
         policy(&mut all, pods(peers, peers.min(1_000)), judged, first);
     }
-    // 100,000 connections of other flows are in the way.
+    // Connections of other flows are in the way.
     let mut busy = Vec::new();
-    policy(&mut busy, pods(1_000, 100_000), 0.0, 0.0);
+    policy(&mut busy, pods(1_000, MANY), 0.0, 0.0);
     all.extend(busy.into_iter().map(|case| Case {
         target_ns: None,
         ..case
