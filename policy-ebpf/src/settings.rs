@@ -19,23 +19,35 @@ pub(crate) fn head() -> (u32, u32) {
 /// A setting of eight bytes, by its offset in [`Config`].
 #[inline(always)]
 pub(crate) fn setting64(offset: usize) -> u64 {
-    let Some(config) = maps::CONFIG.get_ptr(0) else {
-        // As in `setting`.
-        return 0;
-    };
-    let config: *const Config = config;
-    // SAFETY: as in `setting`; the element is aligned to eight bytes.
-    unsafe { config.cast::<u64>().add(offset / 8).read_volatile() }
+    // SAFETY: any eight bytes are an integer.
+    unsafe { read(offset) }
 }
 
 /// A setting, by its offset in [`Config`].
 #[inline(always)]
 pub(crate) fn setting(offset: usize) -> u32 {
+    // SAFETY: any four bytes are an integer.
+    unsafe { read(offset) }
+}
+
+/// Reads an integer, whose size divides the offset.
+///
+/// # Safety
+///
+/// Any bytes must be a value of the type.
+#[inline(always)]
+unsafe fn read<T: Copy + Default>(offset: usize) -> T {
     let Some(config) = maps::CONFIG.get_ptr(0) else {
         // Element 0 of an array of one is always there.
-        return 0;
+        return T::default();
     };
     let config: *const Config = config;
-    // SAFETY: array elements stay; one aligned load of one of the fields.
-    unsafe { config.cast::<u32>().add(offset / 4).read_volatile() }
+    // SAFETY: array elements stay and are aligned to eight bytes; one aligned load
+    // within the element, of a value that any bytes are.
+    unsafe {
+        config
+            .cast::<T>()
+            .add(offset / size_of::<T>())
+            .read_volatile()
+    }
 }

@@ -1,9 +1,9 @@
 //! The path of a packet out of the node: what was left undecided at a pod's veth
 //! is judged here on its real destination, once.
 //!
-//! On most packets this is two loads and a comparison: those that are decided,
+//! On most packets this is two loads and a few comparisons: those that are decided,
 //! those that the node itself sends, and all while nothing isolates any pod for
-//! egress.
+//! egress. Where the pod range is closed (`closed`), that is asked before.
 
 use core::ptr::addr_of_mut;
 
@@ -22,11 +22,14 @@ use crate::{closed, sender};
 #[inline(always)]
 pub(crate) fn passes(ctx: &TcContext) -> bool {
     let skb = Skb::new(ctx);
-    if skb.ingress_ifindex() != 0 && closed::drops(ctx, Direction::Ingress) {
+    let (flags, shift) = head();
+    if closed::is_in_use(flags)
+        && skb.ingress_ifindex() != 0
+        && closed::drops(ctx, Direction::Ingress)
+    {
         // Onto a bridge, to where the node has translated it.
         return false;
     }
-    let (flags, shift) = head();
     let state = mark::state(skb.mark(), shift);
     if state == mark::DECIDED || flags & FLAG_ENFORCE_OFF != 0 {
         return true;

@@ -4,11 +4,9 @@
 //!
 //! A pod that CNI made without our plugin has its address, and a route to it, before
 //! anybody can have put programs on its interface. So what is sent to an address that
-//! no protected pod has is dropped where it is sent: at the sender's interface, and
-//! where it arrives at the node. That goes on while no agent runs.
-//!
-//! Broadcast and multicast are not held back, nor what the node itself translates to
-//! such an address: nobody is a Service's backend before the API server knows it.
+//! no protected pod has is dropped: at the sender's interface, where it arrives at the
+//! node, and where the node has translated it and it goes onto a bridge. That goes on
+//! while no agent runs. What is not held back is in ARCHITECTURE, "Closed addresses".
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -209,8 +207,9 @@ impl State {
             };
             match ranges {
                 Ok(range) if range.is_empty() => problems.push(warning(format!(
-                    "there is no Node {name}, or it has no spec.podCIDRs: a new pod is open to others until its \
-                     policies are in force; give the range to --pod-range, or use the CNI plugin"
+                    "there is no Node {name}, or it has no spec.podCIDRs: a new pod is open to \
+                     others until its policies are in force; give the range to --pod-range, or \
+                     use the CNI plugin"
                 ))),
                 Ok(_) => {}
                 Err(error) => problems.push(warning(format!(
