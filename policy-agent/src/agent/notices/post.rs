@@ -68,7 +68,7 @@ impl Poster {
 
     /// Notices that were not posted.
     pub(in super::super) fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
+        self.lost.load(Ordering::Acquire)
     }
 
     /// What is wrong: the server takes no Events from this agent.
@@ -85,7 +85,7 @@ impl Poster {
 
     /// Requests that the server took.
     pub(in super::super) fn posted(&self) -> u64 {
-        self.posted.load(Ordering::Relaxed)
+        self.posted.load(Ordering::Acquire)
     }
 }
 
@@ -106,8 +106,9 @@ async fn post(
             let sent = tokio::time::timeout(PATIENCE, send(connection, &request)).await;
             let answer = match sent {
                 Ok(Ok(())) => {
-                    posted.fetch_add(1, Ordering::Relaxed);
+                    // In this order: who sees the count sees that it is not forbidden.
                     forbids.send_replace(None);
+                    posted.fetch_add(1, Ordering::Release);
                     Answer::Done
                 }
                 Ok(Err(failure)) => {
@@ -122,7 +123,7 @@ async fn post(
             };
             recorder.answered(answer, Instant::now());
         }
-        lost.fetch_add(recorder.lost() - told_lost, Ordering::Relaxed);
+        lost.fetch_add(recorder.lost() - told_lost, Ordering::Release);
         told_lost = recorder.lost();
         let wake = recorder.wake(Instant::now());
         let sleep = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now).into());
