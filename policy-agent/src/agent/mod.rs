@@ -11,6 +11,7 @@
 //!   is held, and which pods were unprotected.
 //! - `closed`: the node's pod range while nobody has its addresses.
 //! - `cleanup`: what a change leaves to be removed, off the event path.
+//! - `memory`: what many objects took, given back.
 //! - `names`: what numbers in the kernel stand for, also of what is gone.
 //! - `verdicts`: events from the kernel, with names.
 //! - `kernel_log`: what the kernel programs log, for development.
@@ -37,6 +38,7 @@ mod interfaces;
 mod kernel_log;
 mod kernel_metrics;
 mod lines;
+mod memory;
 mod metrics;
 mod monitor;
 mod names;

@@ -1,12 +1,13 @@
 //! What numbers in the kernel stand for: rules and endpoints, also those that
 //! went a while ago, because an event may be late.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use policy_core::desired::{PodRef, Provenance};
 
-/// Names that are remembered after what they stand for is gone.
-const REMEMBERED: usize = 16_384;
+/// Names that are remembered after what they stand for is gone, each of rules and
+/// of pods. An event is late by milliseconds, a second where a reader is slow.
+const REMEMBERED: usize = 2_048;
 
 /// Names by number.
 #[derive(Debug, Default)]
@@ -16,16 +17,22 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Takes in the rules in force.
+    /// Takes in the rules in force: all of them.
     pub(super) fn learn_rules(&mut self, rules: &BTreeMap<u32, Provenance>) {
         for (id, provenance) in rules {
             self.rules.learn(*id, provenance);
         }
+        self.rules.forget(|id| rules.contains_key(&id), rules.len());
     }
 
-    /// Takes in an endpoint's pod.
-    pub(super) fn learn_pod(&mut self, number: u32, pod: &PodRef) {
-        self.pods.learn(number, pod);
+    /// Takes in the endpoints in force, all of them: numbers and pods.
+    pub(super) fn learn_pods<'a>(&mut self, pods: impl Iterator<Item = (u32, &'a PodRef)>) {
+        let mut now = BTreeSet::new();
+        for (number, pod) in pods {
+            self.pods.learn(number, pod);
+            now.insert(number);
+        }
+        self.pods.forget(|number| now.contains(&number), now.len());
     }
 
     /// What a rule id stands for.
@@ -42,6 +49,7 @@ impl Names {
 #[derive(Debug)]
 struct Recent<T> {
     by_number: BTreeMap<u32, T>,
+    /// The same numbers, those first that came, or were in force, longest ago.
     order: VecDeque<u32>,
 }
 
@@ -62,10 +70,23 @@ impl<T: Clone + PartialEq> Recent<T> {
         if self.by_number.insert(number, value.clone()).is_none() {
             self.order.push_back(number);
         }
-        while self.order.len() > REMEMBERED {
-            if let Some(oldest) = self.order.pop_front() {
+    }
+
+    /// Forgets what came longest ago, where there is more than enough besides the
+    /// `count` numbers that are in force.
+    fn forget(&mut self, is_in_force: impl Fn(u32) -> bool, count: usize) {
+        while self.order.len() > count + REMEMBERED {
+            let Some(oldest) = self.order.pop_front() else {
+                return;
+            };
+            if is_in_force(oldest) {
+                self.order.push_back(oldest);
+            } else {
                 self.by_number.remove(&oldest);
             }
+        }
+        if self.order.capacity() > 4 * (self.order.len() + REMEMBERED) {
+            self.order.shrink_to_fit();
         }
     }
 }
@@ -74,20 +95,40 @@ impl<T: Clone + PartialEq> Recent<T> {
 mod tests {
     use super::*;
 
+    fn pod(number: u32) -> PodRef {
+        PodRef {
+            namespace: "a".into(),
+            name: number.to_string().into(),
+        }
+    }
+
     #[test]
     fn names_outlive_what_they_stand_for_and_stay_bounded() {
         let mut names = Names::default();
-        for number in 0..=u32::try_from(REMEMBERED).expect("small") {
-            let pod = PodRef {
-                namespace: "a".into(),
-                name: number.to_string().into(),
-            };
-            names.learn_pod(number, &pod);
+        let stays = pod(7);
+        let churned = 100..100 + 2 * u32::try_from(REMEMBERED).expect("small");
+        let last = churned.end - 1;
+        for number in churned {
+            let comes = pod(number);
+            names.learn_pods([(7, &stays), (number, &comes)].into_iter());
         }
-        assert_eq!(names.pod(0), None, "the oldest gave way");
-        assert_eq!(
-            names.pod(7).map(|pod| pod.to_string()).as_deref(),
-            Some("a/7")
-        );
+        assert_eq!(names.pod(7), Some(&stays), "it is in force");
+        assert_eq!(names.pod(100), None, "the oldest gave way");
+        assert_eq!(names.pod(last - 100), Some(&pod(last - 100)));
+        assert!(names.pods.by_number.len() <= REMEMBERED + 2);
+        assert_eq!(names.pods.by_number.len(), names.pods.order.len());
+    }
+
+    #[test]
+    fn whatever_is_in_force_has_its_name_however_much_that_is() {
+        let mut names = Names::default();
+        let pods: Vec<PodRef> = (0..3 * u32::try_from(REMEMBERED).expect("small"))
+            .map(pod)
+            .collect();
+        let numbered = || (0_u32..).zip(&pods);
+        names.learn_pods(numbered());
+        assert!(numbered().all(|(number, pod)| names.pod(number) == Some(pod)));
+        names.learn_pods(std::iter::empty());
+        assert_eq!(names.pods.by_number.len(), REMEMBERED, "late events");
     }
 }

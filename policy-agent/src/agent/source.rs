@@ -138,6 +138,15 @@ impl Source {
         }
     }
 
+    /// Drops what is kept of objects that are gone. A cluster's feeds do so by
+    /// themselves, on their thread.
+    pub(super) fn prune(&mut self) {
+        match self {
+            Self::Manifests(folder) => folder.manifests.prune(),
+            Self::Cluster { .. } => {}
+        }
+    }
+
     /// How each part of the source is; a folder has none.
     pub(super) fn states(&self) -> Vec<SourceState> {
         let Self::Cluster { cluster, .. } = self else {
@@ -186,8 +195,10 @@ impl State {
             Source::Manifests(_) => self.read_manifests(),
             Source::Cluster { cluster, .. } => {
                 let (feedback, telling) = (&mut self.feedback, &mut self.cni.telling);
+                let memory = &mut self.memory;
                 let node = self.engine.node().name.clone();
                 let heard = |news: News<'_>| {
+                    memory.changed(news.events.len());
                     feedback.heard(news.events, &node, news.at);
                     feedback.generations.tell(news.versions);
                 };
@@ -222,6 +233,7 @@ impl State {
         }
         let name = self.engine.node().name.clone();
         let changed = !(update.events.is_empty() && update.versions.is_empty());
+        self.memory.changed(update.events.len());
         self.feedback.heard(&update.events, &name, heard);
         self.feedback.generations.tell(update.versions);
         let telling = &mut self.cni.telling;

@@ -16,6 +16,7 @@ use super::closed::Closed;
 use super::cni::Cni;
 use super::feedback::Feedback;
 use super::lines::Lines;
+use super::memory::Memory;
 use super::names::Names;
 use super::node;
 use super::pressure::Pressure;
@@ -71,6 +72,7 @@ pub(super) struct State {
     pub(super) synced: bool,
     pub(super) changes: u64,
     pub(super) repairs: u64,
+    pub(super) memory: Memory,
 }
 
 /// What a reconciliation leaves to the loop.
@@ -149,6 +151,7 @@ impl State {
             synced: false,
             changes: 0,
             repairs: 0,
+            memory: Memory::default(),
         }
     }
 
@@ -230,9 +233,8 @@ impl State {
             endpoints,
         } = self.planner.plan(desired, &attachments);
         self.plan_problems = problems;
-        for (pod, programmed) in &endpoints {
-            self.names.learn_pod(programmed.number, pod);
-        }
+        let numbered = endpoints.iter().map(|(pod, now)| (now.number, pod));
+        self.names.learn_pods(numbered);
         let ops = self.hold(ops, &endpoints);
         if ops.is_empty() {
             self.programmed = endpoints;

@@ -20,7 +20,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::clock::{ask_for_packet_stamps, await_packet_stamps, wait_for};
@@ -29,7 +29,7 @@ use super::ip::ip;
 use super::netns::Netns;
 use super::process::NodeProcess;
 use super::wiring::{
-    BRIDGE, INTERFACE, LINK_GROUP, Plan, Wiring, bridge_commands, common_settings,
+    BRIDGE, INTERFACE, LINK_GROUP, POD_GROUP, Plan, Wiring, bridge_commands, common_settings,
     neighbour_settings, node_commands, node_settings, outside_commands, pod_commands,
 };
 use super::{stale, sys};
@@ -37,7 +37,21 @@ use super::{stale, sys};
 /// A veth's link comes up within microseconds; this bounds a loaded machine.
 const LINK_UP: Duration = Duration::from_secs(10);
 
+/// Pods that are created at the same time.
+const BUILDERS: usize = 4;
+
 static NEXT_LAB: AtomicU32 = AtomicU32::new(0);
+
+/// A pod for [`Lab::pods_at_once`].
+#[derive(Debug, Clone)]
+pub struct PodWanted {
+    /// `namespace/name`.
+    pub name: String,
+    /// Its IPv4 address.
+    pub v4: Ipv4Addr,
+    /// Its IPv6 address.
+    pub v6: Ipv6Addr,
+}
 
 /// A node with pods and outside hosts. Dropping it ends the processes that it
 /// started and removes its namespaces, links and files.
@@ -291,6 +305,56 @@ impl Lab {
         Ok((host, prepared))
     }
 
+    /// Creates pods that need no preparation, several at a time: most of the time
+    /// is the kernel's, which waits.
+    ///
+    /// # Errors
+    /// Says which pod failed and where; none of them exists then.
+    pub fn pods_at_once(&mut self, wanted: &[PodWanted]) -> Result<Vec<Host>> {
+        let mut named = Vec::new();
+        for pod in wanted {
+            let taken = self.pods.contains_key(&pod.name);
+            ensure!(!taken, "pod {} exists already", pod.name);
+            named.push((pod, self.free_name()));
+        }
+        let lab = &*self;
+        let build = |(pod, interface): &(&PodWanted, String)| {
+            let (v4, v6) = (Some(pod.v4), Some(pod.v6));
+            let made = lab.build_pod(&pod.name, interface, v4, v6, |_| Ok(()), |_| Ok(()));
+            let (host, ()) = made.with_context(|| format!("create pod {}", pod.name))?;
+            Ok(host)
+        };
+        let hosts: Result<Vec<Host>> = std::thread::scope(|scope| {
+            let chunks = named.chunks(named.len().div_ceil(BUILDERS).max(1));
+            let builders: Vec<_> = chunks
+                .map(|chunk| scope.spawn(|| chunk.iter().map(build).collect::<Result<Vec<_>>>()))
+                .collect();
+            let mut hosts = Vec::new();
+            for builder in builders {
+                let built = builder.join().map_err(|_| anyhow!("a builder panicked"))?;
+                hosts.extend(built?);
+            }
+            Ok(hosts)
+        });
+        let hosts = hosts?;
+        let by_name = hosts
+            .iter()
+            .map(|host| (host.name().to_owned(), host.clone()));
+        self.pods.extend(by_name);
+        Ok(hosts)
+    }
+
+    /// Deletes all pods together, as a node that is drained: the veths in one step,
+    /// then the namespaces' names.
+    ///
+    /// # Errors
+    /// When there are no pods, or `ip` fails.
+    pub fn delete_pods(&mut self) -> Result<()> {
+        ip(self.node.netns(), &[format!("link del group {POD_GROUP}")])?;
+        let pods = std::mem::take(&mut self.pods);
+        pods.values().try_for_each(|host| host.netns().unname())
+    }
+
     /// Deletes a pod as a CNI does: the veth at once, then the namespace's name.
     ///
     /// # Errors
@@ -406,6 +470,16 @@ impl Lab {
         Ok(process)
     }
 
+    /// All links of the node, its pods' too.
+    fn delete_links(&self) -> Result<()> {
+        let mut links = vec![format!("link del group {LINK_GROUP}")];
+        if !self.pods.is_empty() {
+            // `ip` refuses a group without links.
+            links.push(format!("link del group {POD_GROUP}"));
+        }
+        ip(self.node.netns(), &links)
+    }
+
     fn delete_link(&self, interface: &str) -> Result<()> {
         ip(self.node.netns(), &[format!("link del {interface}")])
     }
@@ -450,8 +524,7 @@ impl Drop for Lab {
         }
         // Clones of the hosts may live on in the test: take away names and links
         // here, not when the last clone goes.
-        let links = format!("link del group {LINK_GROUP}");
-        let mut results = vec![ip(self.node.netns(), &[links])];
+        let mut results = vec![self.delete_links()];
         let hosts = self.pods.values().chain(self.outside.values());
         results.extend(hosts.map(|host| host.netns().unname()));
         results.extend([self.node.netns().unname(), self.fabric.unname()]);

@@ -43,7 +43,7 @@ mod udp_report;
 mod udp_stream;
 mod wiring;
 
-pub use bed::{Lab, raise_descriptor_limit};
+pub use bed::{Lab, PodWanted, raise_descriptor_limit};
 pub use churn::{ChurnReport, ChurnSpec, TcpChurn};
 pub use clock::{now_ns, received, wait_for};
 pub use foreign::{Foreign, Side};

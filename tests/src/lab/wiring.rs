@@ -19,9 +19,10 @@ pub(crate) const INTERFACE: &str = "eth0";
 const LINK_LOCAL_GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 const LINK_LOCAL_GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
-/// The group of the node's links, so that one call deletes them all: one by one
-/// the kernel waits for each.
+/// The group of the node's own links, and that of its pods', so that one call
+/// deletes them all: one by one the kernel waits for each.
 pub(crate) const LINK_GROUP: u32 = 0x1ab;
+pub(crate) const POD_GROUP: u32 = 0x1ac;
 
 /// The node's bridge.
 pub(crate) const BRIDGE: &str = "cni0";
@@ -121,7 +122,7 @@ fn bridged(
     let (net_v4, net_v6) = plan.pods;
     let (gateway_v4, gateway_v6) = plan.gateway(Wiring::Bridged);
     let mut node = vec![format!(
-        "link set {node_interface} master {BRIDGE} group {LINK_GROUP} up"
+        "link set {node_interface} master {BRIDGE} group {POD_GROUP} up"
     )];
     let mut pod = vec!["link set lo up".to_owned()];
     if let Some(v4) = v4 {
@@ -168,7 +169,7 @@ fn routed(
     let mut node = vec![
         format!("link set {node_interface} address {gateway_mac}"),
         format!("addr add {LINK_LOCAL_GATEWAY_V4}/32 dev {node_interface} scope link"),
-        format!("link set {node_interface} group {LINK_GROUP} up"),
+        format!("link set {node_interface} group {POD_GROUP} up"),
         format!("addr add {LINK_LOCAL_GATEWAY_V6}/64 dev {node_interface} nodad"),
     ];
     let mut pod = vec!["link set lo up".to_owned()];

@@ -11,7 +11,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use policy_tests::lab::{Host, Lab, NodeProcess, Wiring, wait_for};
+use policy_tests::lab::{Host, Lab, NodeProcess, PodWanted, Wiring, wait_for};
 use serde_json::{Value, json};
 
 use crate::folder::{Folder, Pod};
@@ -98,6 +98,21 @@ impl Node {
         }
         self.show(&pod)?;
         Ok(host)
+    }
+
+    /// Creates pods `(name, app)` several at a time, and their manifests one by one.
+    pub(crate) fn pods_at_once(&mut self, wanted: &[(String, &str)]) -> Result<Vec<Host>> {
+        let placed = wanted.iter().map(|(name, _)| {
+            let (v4, v6) = self.free_addresses();
+            let name = name.clone();
+            PodWanted { name, v4, v6 }
+        });
+        let placed: Vec<_> = placed.collect();
+        let hosts = self.lab.pods_at_once(&placed)?;
+        for (host, (name, app)) in hosts.iter().zip(wanted) {
+            self.show(&Pod::of(host, &format!("uid-{name}")).label("app", app))?;
+        }
+        Ok(hosts)
     }
 
     /// Writes a pod's manifest.

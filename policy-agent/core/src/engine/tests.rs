@@ -131,6 +131,51 @@ fn any_history_gives_the_state_that_its_objects_give_from_scratch() {
     assert!(richest > Some(8), "too plain to show anything: {richest:?}");
 }
 
+/// Every object of an engine, by name.
+fn keys(engine: &Engine) -> Vec<Key> {
+    let store = engine.store();
+    let pods = store.pods().keys().cloned().map(Key::Pod);
+    let policies = store.policies().keys().cloned().map(Key::Policy);
+    let services = store.services().keys().cloned().map(Key::Service);
+    let slices = store.slices().keys().cloned().map(Key::EndpointSlice);
+    let nodes = store.nodes().keys().cloned().map(Key::Node);
+    let namespaces = store.namespaces();
+    let namespaces = namespaces.map(|namespace| Key::Namespace(namespace.name.clone()));
+    let all = pods.chain(policies).chain(services).chain(slices);
+    all.chain(nodes).chain(namespaces).collect()
+}
+
+/// Everything that an engine holds, a line each: no table is forgotten here.
+fn holdings(engine: &mut Engine) -> usize {
+    engine.take_changes();
+    format!("{engine:#?}").lines().count()
+}
+
+#[test]
+fn nothing_stays_of_objects_that_came_and_went() {
+    for seed in 0..20 {
+        let mut random = Random::new(seed);
+        let node = random_node(&mut random);
+        let mut engine = Engine::new(node.clone());
+        let empty = holdings(&mut engine);
+        for _ in 0..60 {
+            engine.apply([random_event(&mut random)]);
+            engine.desired();
+        }
+        let most = holdings(&mut engine);
+        assert!(most > 4 * empty, "too plain to show anything: {most}");
+        let mut keys = keys(&engine);
+        random.shuffle(&mut keys);
+        for key in keys {
+            engine.apply([SourceEvent::Delete(key)]);
+            if random.chance(50) {
+                engine.desired();
+            }
+        }
+        assert_eq!(holdings(&mut engine), empty, "seed {seed}: {engine:#?}");
+    }
+}
+
 /// `address:port/PROTOCOL -> address:port ..`, a frontend a line.
 fn services(engine: &mut Engine) -> Vec<String> {
     let services = engine.desired().services.iter();

@@ -4,7 +4,7 @@
 //! the old object says so; for a moment several live pods may show one. What
 //! decides is in the objects, so the answer never depends on their order.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -16,7 +16,8 @@ use crate::model::Pod;
 /// Address ownership.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Owners {
-    owner: HashMap<IpAddr, PodRef>,
+    /// By address; unlike a hash table, it takes no more room than is in use.
+    owner: BTreeMap<IpAddr, PodRef>,
     /// Addresses that several live pods show: all of these pods.
     contested: BTreeMap<IpAddr, BTreeSet<PodRef>>,
     /// Live selectable pods without any address.

@@ -1,4 +1,8 @@
 //! Strings that many objects share, kept once.
+//!
+//! What no object holds any more is dropped now and then, by itself: after as many
+//! questions as there are strings, so that it costs each of them next to nothing.
+//! Whoever knows better when says so with [`Names::prune`].
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -7,11 +11,13 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub struct Names {
     known: HashSet<Arc<str>>,
-    /// Size at which strings that nobody else holds are dropped.
+    /// Questions since strings were dropped that nobody else held.
+    asked: usize,
+    /// Questions after which that is done again.
     prune_at: usize,
 }
 
-/// Strings below which pruning is not worth a scan.
+/// Questions after which a scan of the strings is worth it, at least.
 const PRUNE_AT_LEAST: usize = 4096;
 
 impl Names {
@@ -22,15 +28,67 @@ impl Names {
 
     /// The shared form of a string.
     pub fn get(&mut self, text: &str) -> Arc<str> {
+        self.asked += 1;
+        if self.asked > self.prune_at.max(PRUNE_AT_LEAST) {
+            self.prune();
+        }
         if let Some(known) = self.known.get(text) {
             return known.clone();
-        }
-        if self.known.len() >= self.prune_at.max(PRUNE_AT_LEAST) {
-            self.known.retain(|name| Arc::strong_count(name) > 1);
-            self.prune_at = self.known.len() * 2;
         }
         let name: Arc<str> = text.into();
         self.known.insert(name.clone());
         name
+    }
+
+    /// Drops the strings that nobody else holds, and the room for them.
+    pub fn prune(&mut self) {
+        self.known.retain(|name| Arc::strong_count(name) > 1);
+        // With room for as many again: those that come are most often as many as
+        // those that went.
+        self.known.shrink_to(2 * self.known.len());
+        self.prune_at = self.known.len();
+        self.asked = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_strings_are_one_as_long_as_somebody_has_it() {
+        let mut names = Names::new();
+        let first = names.get("app");
+        assert!(Arc::ptr_eq(&first, &names.get("app")));
+        names.prune();
+        assert!(Arc::ptr_eq(&first, &names.get("app")));
+        assert_eq!(&*names.get("tier"), "tier");
+    }
+
+    #[test]
+    fn strings_of_objects_that_went_are_dropped_without_being_told() {
+        let mut names = Names::new();
+        let held = names.get("held");
+        // As a watch does it: a pod is read when it comes, and once more when it goes.
+        for pod in 0..10 * PRUNE_AT_LEAST {
+            let name = format!("pod-{pod}");
+            let _comes = names.get(&name);
+            let _goes = names.get(&name);
+            assert!(names.known.len() <= PRUNE_AT_LEAST, "{}", names.known.len());
+        }
+        assert!(Arc::ptr_eq(&held, &names.get("held")));
+    }
+
+    #[test]
+    fn pruned_there_is_neither_string_nor_room_left() {
+        let mut names = Names::new();
+        let pods: Vec<_> = (0..1_000)
+            .map(|pod| names.get(&format!("pod-{pod}")))
+            .collect();
+        names.prune();
+        assert_eq!(names.known.len(), pods.len(), "they are held");
+        drop(pods);
+        names.prune();
+        assert_eq!((names.known.len(), names.known.capacity()), (0, 0));
     }
 }

@@ -136,6 +136,11 @@ impl Manifests {
         update
     }
 
+    /// Drops what is kept of objects that are gone.
+    pub fn prune(&mut self) {
+        self.scanner.prune();
+    }
+
     /// One look, and whether another is called for already.
     fn look(&mut self) -> (Scan, bool) {
         let Some(watch) = &mut self.watch else {

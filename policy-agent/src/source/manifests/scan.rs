@@ -120,6 +120,11 @@ impl Scanner {
         Self::default()
     }
 
+    /// Drops the strings of objects that are gone.
+    pub(super) fn prune(&mut self) {
+        self.names.prune();
+    }
+
     /// Looks at every file below the roots. `is_written`: somebody is writing this
     /// file right now.
     pub(super) fn scan(
