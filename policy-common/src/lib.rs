@@ -5,7 +5,8 @@
 //! - [`packet`]: from bytes to the [`packet::Packet`] that is judged.
 //! - [`conntrack`]: the life of a connection record.
 //! - [`fragment`]: which fragments follow the first of their datagram.
-//! - [`flow_cache`]: the per-CPU cache in front of everything else.
+//! - [`flow_cache`]: the per-CPU cache in front of everything else; [`memo`]: that in
+//!   front of what addresses and policies answer.
 //! - [`verdict`]: the decision, over small traits.
 //!
 //! The same code is compiled into the kernel programs, the unit tests, the
@@ -19,6 +20,7 @@ pub mod abi;
 pub mod conntrack;
 pub mod flow_cache;
 pub mod fragment;
+pub mod memo;
 pub mod packet;
 pub mod verdict;
 

@@ -3,25 +3,46 @@
 //! What a set holds and when a flow is forgotten is in
 //! `policy_common::flow_cache`; what may be put in, the caller decides.
 
+use core::ptr::addr_of;
+
+use policy_common::abi::Direction;
+use policy_common::abi::endpoint::Endpoint;
 use policy_common::abi::maps::FLOW_SETS;
 use policy_common::flow_cache::FlowKey;
-use policy_common::packet::{Frame, Packet};
+use policy_common::packet::{Frame, Packet, words4};
 
-use crate::memory::FrameMemory;
-use crate::{clock, maps, skb};
+use crate::memory::{FrameMemory, Memory, SENDER_ASKED};
+use crate::{clock, maps};
 
 #[inline(always)]
 fn flow_key(packet: &Packet, how: u32, slot: u32, generation: u32) -> FlowKey {
-    FlowKey {
-        src: packet.src,
-        dst: packet.dst,
-        tuple: u64::from(packet.src_port)
-            | u64::from(packet.dst_port) << 16
-            | u64::from(packet.protocol) << 32
-            | u64::from(how & 1) << 40
-            | u64::from(packet.family) << 48
-            | u64::from(how >> 1 & 1) << 56,
-        owner: u64::from(slot) | u64::from(generation) << 32,
+    let direction = Direction::from_index(how & 1);
+    FlowKey::new(packet, direction, how >> 1 & 1 != 0, slot, generation)
+}
+
+/// Whether a packet's own end is the address of the endpoint in a slot: of others
+/// nothing is in the cache.
+#[inline(always)]
+fn may_hold(packet: &Packet, how: u32, slot: u32) -> bool {
+    let own = match Direction::from_index(how & 1) {
+        Direction::Ingress => packet.dst,
+        Direction::Egress => packet.src,
+    };
+    // A slot that nobody uses has addresses that are nobody's.
+    let Some(endpoint) = maps::ENDPOINTS.get_ptr(slot) else {
+        return false;
+    };
+    let endpoint: *const Endpoint = endpoint;
+    // SAFETY: array elements stay, and addresses while the slot is in use; each is
+    // loaded in aligned words.
+    unsafe {
+        if packet.is_v4() {
+            let address = addr_of!((*endpoint).addr4).cast::<u32>().read_volatile();
+            own == words4(address.to_ne_bytes())
+        } else {
+            let address = addr_of!((*endpoint).addr6).cast::<u64>();
+            own == [address.read_volatile(), address.add(1).read_volatile()]
+        }
     }
 }
 
@@ -30,29 +51,20 @@ fn flow_key(packet: &Packet, how: u32, slot: u32, generation: u32) -> FlowKey {
 pub(crate) fn recalled(memory: *mut Frame, how: u32, slot: u32, generation: u32) -> Option<u32> {
     // SAFETY: the one caller passes its own frame.
     let packet = unsafe { &(*memory).packet };
-    let index = flow_key(packet, how, slot, generation).set_index();
-    let set = maps::FLOWS.get_ptr_mut(index & (FLOW_SETS as u32 - 1))?;
-    let now = clock::ticks();
-    let mut way = 0;
-    while way < 2 {
-        // The key is read anew for each comparison, instead of being kept since
-        // the hash: the stack is short.
-        // SAFETY: as above.
-        let packet = unsafe { &(*skb::opaque(memory)).packet };
-        let key = flow_key(packet, how, slot, generation);
-        // SAFETY: this CPU's element. A program on the other hook that interrupts
-        // this one may change the set; the whole key is compared, so the worst is
-        // a miss, or a hit on a flow that did pass.
-        let state = unsafe { (&(*set).ways)[way].recall(&key, now) };
-        if state.is_some() {
-            return state;
-        }
-        way += 1;
+    if !may_hold(packet, how, slot) {
+        return None;
     }
-    None
+    let key = flow_key(packet, how, slot, generation);
+    let index = key.set_index();
+    let set = maps::FLOWS.get_ptr_mut(index & (FLOW_SETS as u32 - 1))?;
+    // SAFETY: this CPU's element. A program on the other hook that interrupts this
+    // one may change the set; the whole key is compared, so the worst is a miss, or a
+    // hit on a flow that did pass.
+    unsafe { (*set).hit(&key, clock::ticks()) }
 }
 
-/// Puts a flow that passed into the cache.
+/// Puts a flow that passed into the cache, unless all its packets must be looked at:
+/// fragments, and those whose sender is asked.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn pa_remember(
@@ -64,8 +76,15 @@ pub(crate) extern "C" fn pa_remember(
     if memory.is_null() {
         return 0;
     }
-    // SAFETY: the caller passes its own `Frame`.
-    let packet = unsafe { &(*memory.cast::<Frame>()).packet };
+    // SAFETY: the caller passes its own `Memory`.
+    let memory = unsafe { &*memory.cast::<Memory>() };
+    let packet = &memory.frame.packet;
+    if memory.source & SENDER_ASKED != 0 || !packet.is_whole() {
+        return 0;
+    }
+    if !may_hold(packet, how, slot) {
+        return 0;
+    }
     let key = flow_key(packet, how, slot, generation);
     if let Some(set) = maps::FLOWS.get_ptr_mut(key.set_index() & (FLOW_SETS as u32 - 1)) {
         // SAFETY: as in `recalled`.

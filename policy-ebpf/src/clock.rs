@@ -9,6 +9,13 @@ pub(crate) fn coarse_ns() -> u64 {
     unsafe { bpf_ktime_get_coarse_ns() }
 }
 
+/// Kernel ticks: free where the JIT inlines the helper.
+#[inline(always)]
+pub(crate) fn ticks64() -> u64 {
+    // SAFETY: the helper takes no arguments and only reads the tick counter.
+    unsafe { bpf_jiffies64() }
+}
+
 /// Kernel ticks, low 32 bits: free where the JIT inlines the helper.
 #[expect(
     clippy::cast_possible_truncation,
@@ -16,6 +23,5 @@ pub(crate) fn coarse_ns() -> u64 {
 )]
 #[inline(always)]
 pub(crate) fn ticks() -> u32 {
-    // SAFETY: the helper takes no arguments and only reads the tick counter.
-    unsafe { bpf_jiffies64() as u32 }
+    ticks64() as u32
 }

@@ -26,11 +26,10 @@ pub(crate) fn event(
     per_tick: u32,
     fill: impl FnOnce(u64, *mut VerdictEvent),
 ) {
-    let now_ns = clock::coarse_ns();
-    if !take_token(now_ns, per_tick) {
+    let Some(now_ns) = take_token(per_tick) else {
         count(stats::index(direction, stats::EVENT_LIMITED));
         return;
-    }
+    };
     if let Some(mut entry) = maps::EVENTS.reserve(0) {
         fill(now_ns, entry.as_mut_ptr());
         entry.submit(0);
@@ -39,23 +38,27 @@ pub(crate) fn event(
     }
 }
 
+/// The time, if one more event may be sent.
 #[inline(always)]
-fn take_token(now_ns: u64, per_tick: u32) -> bool {
-    let Some(tokens) = maps::EVENT_TOKENS.get_ptr_mut(0) else {
-        return false;
-    };
-    let tokens: *mut EventTokens = tokens;
+fn take_token(per_tick: u32) -> Option<u64> {
+    let tokens: *mut EventTokens = maps::EVENT_TOKENS.get_ptr_mut(0)?;
+    let jiffy = clock::ticks();
     // SAFETY: as in `count`.
     unsafe {
+        if (*tokens).left == 0 && (*tokens).refused == jiffy {
+            return None;
+        }
+        let now_ns = clock::coarse_ns();
         if now_ns >= (*tokens).renew_ns {
             addr_of_mut!((*tokens).renew_ns).write(now_ns + EVENT_TICK_NS);
             addr_of_mut!((*tokens).left).write(per_tick);
         }
         let left = (*tokens).left;
         if left == 0 {
-            return false;
+            addr_of_mut!((*tokens).refused).write(jiffy);
+            return None;
         }
         addr_of_mut!((*tokens).left).write(left - 1);
+        Some(now_ns)
     }
-    true
 }

@@ -90,13 +90,9 @@ pub(crate) extern "C" fn pa_follow(
         endpoint: number,
         word,
         direction,
-        now_ns: clock::coarse_ns(),
-    };
-    let tables = Tables {
-        config_flags: flags,
     };
     if !is_related(
-        &tables,
+        &Tables,
         &Connections::<false> { direction },
         &owner,
         packet,

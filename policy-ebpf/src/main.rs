@@ -12,7 +12,7 @@
 //! - `clock`: time; `settings`: what the agent sets while programs run.
 //! - `emit`: counters and events. (`debug_log` has each verdict as text.)
 //! - `pod`: the path of a packet from or to a pod.
-//! - `cache`: flows that passed.
+//! - `cache`: flows that passed; `memo`: answers of tables.
 //! - `follow`: packets that follow another's verdict: fragments, ICMP errors.
 //! - `sender`: the sender's policy, asked where a packet leaves; `wire`: the
 //!   program on the node's other interfaces.
@@ -46,6 +46,7 @@ mod debug_log;
 mod emit;
 mod follow;
 mod maps;
+mod memo;
 mod memory;
 mod pod;
 mod prefilter;

@@ -13,6 +13,7 @@ use policy_common::abi::maps as abi;
 use policy_common::abi::policy::{Interval, PolicyEntry, PolicyKey, PortSet};
 use policy_common::abi::service::{Svc, SvcKey};
 use policy_common::flow_cache::FlowSet;
+use policy_common::memo::Memo;
 
 #[btf_map(name = "pa_ifindex")]
 pub(crate) static IFINDEX: Array<IfindexEntry, { abi::IFINDEX_ENTRIES }> = Array::new();
@@ -81,6 +82,12 @@ pub(crate) static FRAGMENTS: LruHashMap<FragKey, FragEntry, { abi::FRAGMENT_ENTR
 
 #[btf_map(name = "pa_flows")]
 pub(crate) static FLOWS: PerCpuArray<FlowSet, { abi::FLOW_SETS }> = PerCpuArray::new();
+
+#[btf_map(name = "pa_peer_memo")]
+pub(crate) static PEER_MEMO: PerCpuArray<Memo, { abi::PEER_MEMO_ENTRIES }> = PerCpuArray::new();
+
+#[btf_map(name = "pa_policy_memo")]
+pub(crate) static POLICY_MEMO: PerCpuArray<Memo, { abi::POLICY_MEMO_ENTRIES }> = PerCpuArray::new();
 
 #[btf_map(name = "pa_counters")]
 pub(crate) static COUNTERS: PerCpuArray<u64, { abi::COUNTER_ENTRIES }> = PerCpuArray::new();

@@ -13,12 +13,16 @@ pub(crate) struct FrameMemory {
 #[repr(C)]
 pub(crate) struct Memory {
     pub(crate) frame: Frame,
-    /// Who the source is, as `pa_peer` answers, with [`SOURCE_KNOWN`]; else 0.
+    /// Who the source is, as `pa_peer` answers, with [`SOURCE_KNOWN`], if that was
+    /// asked; [`SENDER_ASKED`].
     pub(crate) source: u64,
 }
 
 /// Bit of [`Memory::source`] that no answer has.
 pub(crate) const SOURCE_KNOWN: u64 = 1 << 63;
+/// Likewise: the policy of the pod that sent it was asked, and will be about the next
+/// packet of its flow.
+pub(crate) const SENDER_ASKED: u64 = 1 << 62;
 
 impl Memory {
     /// Nothing parsed, nothing asked.

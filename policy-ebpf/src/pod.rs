@@ -16,7 +16,7 @@ use policy_common::verdict::service::key_of;
 use policy_common::verdict::{Peer, Scene, Service, ask_service, decide};
 
 use crate::answer::{ASK_SERVICE, JUDGE, NOBODY, PASS, REMEMBER, STATE_SHIFT, direction};
-use crate::memory::{FrameMemory, Memory, SOURCE_KNOWN};
+use crate::memory::{FrameMemory, Memory, SENDER_ASKED, SOURCE_KNOWN};
 use crate::records::Connections;
 use crate::report::report;
 use crate::settings::{head, setting};
@@ -24,7 +24,7 @@ use crate::skb::{self, FROM_FRAME, Skb};
 use crate::slots::{endpoint, slot_of, word_of};
 use crate::sort::{pa_sort_from_pod, pa_sort_to_pod};
 use crate::tables::{Tables, local_slot_in, pa_peer};
-use crate::{cache, clock, closed, emit, follow, sender};
+use crate::{cache, closed, emit, follow, sender};
 
 /// Whether the packet passes.
 ///
@@ -53,14 +53,14 @@ pub(crate) fn passes<const EGRESS: bool>(ctx: &TcContext) -> bool {
     // What is read from context and settings is read anew where it is needed
     // once more: keeping it would take stack that the functions below need.
     let word = word_of(slot);
-    // The first fragment of a datagram is one that others follow.
-    let mut cacheable =
-        frame.class == Class::Ip && frame.packet.kind.is_cacheable() && frame.packet.is_whole();
-    if !EGRESS && mark_state(&skb) == mark::UNDECIDED {
-        // Its sender is asked about every packet.
-        cacheable = false;
-    }
-    if cacheable && word.0 != 0 {
+    // The first fragment of a datagram is one that others follow; of what is marked
+    // undecided the sender is asked about every packet.
+    if word.0 != 0
+        && frame.class == Class::Ip
+        && frame.packet.kind.is_cacheable()
+        && frame.packet.is_whole()
+        && (EGRESS || mark_state(&skb) != mark::UNDECIDED)
+    {
         let how = how(direction, is_local_origin::<EGRESS>(&skb), mark::NONE);
         if let Some(state) = cache::recalled(memory.cast(), how, slot, word.generation())
             && setting(offset_of!(Config, flags)) & FLAG_ENFORCE_OFF == 0
@@ -75,7 +75,8 @@ pub(crate) fn passes<const EGRESS: bool>(ctx: &TcContext) -> bool {
     if !EGRESS {
         match sender_of(&skb, memory, slot) {
             sender::DENIED => return false,
-            sender::ALLOWED => cacheable = false,
+            // SAFETY: the memory above.
+            sender::ALLOWED => unsafe { (*memory.cast::<Memory>()).source |= SENDER_ASKED },
             _ => {}
         }
     }
@@ -92,7 +93,7 @@ pub(crate) fn passes<const EGRESS: bool>(ctx: &TcContext) -> bool {
         }
     }
     let state = (answer >> STATE_SHIFT & 3) as u32;
-    if answer & REMEMBER != 0 && cacheable {
+    if answer & REMEMBER != 0 {
         // The generation under which it was judged, not the one of now.
         let generation = (answer >> 32) as u32;
         let how = how(direction, is_local_origin::<EGRESS>(&skb), state);
@@ -139,7 +140,7 @@ fn sender_of(skb: &Skb, memory: *mut FrameMemory, slot: u32) -> u32 {
     let asks = match mark::state(skb.mark(), shift) {
         _ if flags & FLAG_ENFORCE_OFF != 0 => false,
         mark::UNDECIDED => true,
-        mark::NONE => flags & FLAG_EGRESS != 0 && is_local(memory, flags),
+        mark::NONE => flags & FLAG_EGRESS != 0 && is_local(memory),
         _ => false,
     };
     if asks {
@@ -152,16 +153,15 @@ fn sender_of(skb: &Skb, memory: *mut FrameMemory, slot: u32) -> u32 {
 /// Whether a packet's source is a pod of this node. Most are from elsewhere, and
 /// who the source is must be found out for its receiver anyway: it is noted.
 #[inline(always)]
-fn is_local(memory: *mut FrameMemory, flags: u32) -> bool {
+fn is_local(memory: *mut FrameMemory) -> bool {
     // SAFETY: the one caller passes its own `Memory`.
     let memory = unsafe { &mut *memory.cast::<Memory>() };
     if memory.frame.class != Class::Ip {
         return false;
     }
     let packet = &memory.frame.packet;
-    let settings = u64::from(flags) << 8 | u64::from(packet.family);
-    let source = pa_peer(packet.src[0], packet.src[1], settings);
-    memory.source = source | SOURCE_KNOWN;
+    let source = pa_peer(packet.src[0], packet.src[1], packet.family.into());
+    memory.source |= source | SOURCE_KNOWN;
     local_slot_in(source) != 0
 }
 
@@ -237,7 +237,7 @@ fn judged<const EGRESS: bool>(
         word = word_of(slot);
         // SAFETY: the one caller passes its own `Memory`. An address belongs to the
         // word that was read before it was looked up.
-        unsafe { (*memory.cast::<Memory>()).source = 0 };
+        unsafe { (*memory.cast::<Memory>()).source &= SENDER_ASKED };
         service = Service(pa_service(memory, word.0, direction.index()));
     }
 }
@@ -304,10 +304,8 @@ extern "C" fn pa_service(memory: *const FrameMemory, word: u64, direction: u32) 
         Direction::Ingress => packet.dst,
         Direction::Egress => packet.src,
     };
-    // Of addresses only the pod's own is looked up, which has a row.
-    let tables = Tables { config_flags: 0 };
     let key = key_of(packet, direction);
-    ask_service(&tables, policy, own, &key).0
+    ask_service(&Tables, policy, own, &key).0
 }
 
 /// Decision and report on what [`sort`] leaves to policy: [`PASS`] or not, the
@@ -373,13 +371,9 @@ fn judge<const EGRESS: bool>(
         off,
         service,
         peer,
-        now_ns: clock::coarse_ns(),
-    };
-    let tables = Tables {
-        config_flags: flags,
     };
     let verdict = decide(
-        &tables,
+        &Tables,
         &Connections::<EGRESS> { direction },
         &scene,
         &frame.packet,

@@ -11,6 +11,7 @@ use policy_common::abi::conntrack::{CtEntry, CtKey};
 use policy_common::abi::{Direction, stats};
 use policy_common::verdict::{Facts, Outcome, Records, Table, conclude, find_live};
 
+use crate::clock;
 use crate::emit;
 use crate::maps;
 use crate::settings::setting;
@@ -146,26 +147,27 @@ impl<const INLINE: bool> Records for Connections<INLINE> {
     }
 
     #[inline(always)]
-    fn look_up(
-        &self,
-        slot: u32,
-        key: &CtKey,
-        isolated: bool,
-        now_ns: u64,
-    ) -> (Option<Table>, CtEntry) {
+    fn now_ns(&self) -> u64 {
+        clock::coarse_ns()
+    }
+
+    #[inline(always)]
+    fn look_up(&self, slot: u32, key: &CtKey, isolated: bool) -> (Option<Table>, CtEntry, u64) {
         if INLINE {
-            return find_live(self, slot, key, isolated, now_ns);
+            return find_live(self, slot, key, isolated);
         }
+        // Overwritten whole. Not zeros, for which the compiler calls a function that
+        // writes byte by byte, and costs as much as a lookup.
         let mut entry = CtEntry {
-            tag: 0,
-            flags: 0,
-            generation: 0,
-            slot: 0,
-            last_seen_ns: 0,
+            tag: 1,
+            flags: 2,
+            generation: 3,
+            slot: 4,
+            last_seen_ns: 5,
         };
         let how = u32::from(isolated) << 31 | slot;
-        let found = pa_ct_look_up(key, how, now_ns, &raw mut entry);
-        (table_of(found), entry)
+        let found = pa_ct_look_up(key, how, &raw mut entry);
+        (table_of(found), entry, found & !TABLE)
     }
 
     #[inline(always)]
@@ -182,9 +184,12 @@ impl<const INLINE: bool> Records for Connections<INLINE> {
     }
 }
 
+/// The bits of a table in a time: nobody counts single nanoseconds.
+const TABLE: u64 = 3;
+
 /// A table in a word; 0: none.
 #[inline(always)]
-const fn number_of(table: Option<Table>) -> u32 {
+const fn number_of(table: Option<Table>) -> u64 {
     match table {
         None => 0,
         Some(Table::Main) => 1,
@@ -195,8 +200,8 @@ const fn number_of(table: Option<Table>) -> u32 {
 
 /// The table that [`number_of`] put into the low bits of a word.
 #[inline(always)]
-const fn table_of(word: u32) -> Option<Table> {
-    match word & 3 {
+const fn table_of(word: u64) -> Option<Table> {
+    match word & TABLE {
         0 => None,
         1 => Some(Table::Main),
         2 => Some(Table::Pending),
@@ -204,16 +209,12 @@ const fn table_of(word: u32) -> Option<Table> {
     }
 }
 
-/// Looks for the record of a key: [`number_of`] its table. A global function, as
-/// [`pa_judge`]: three tables, one after the other, are many ways to get here.
+/// Looks for the record of a key: [`number_of`] its table, and in the other bits the
+/// time by which it is live. A global function, as `pa_judge`: three tables, one after
+/// the other, are many ways to get here.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn pa_ct_look_up(
-    key: *const CtKey,
-    slot_and_isolated: u32,
-    now_ns: u64,
-    entry: *mut CtEntry,
-) -> u32 {
+extern "C" fn pa_ct_look_up(key: *const CtKey, slot_and_isolated: u32, entry: *mut CtEntry) -> u64 {
     if key.is_null() || entry.is_null() {
         return 0;
     }
@@ -225,9 +226,9 @@ extern "C" fn pa_ct_look_up(
     let (key, entry) = unsafe { (key.read(), &mut *entry) };
     let slot = slot_and_isolated & !(1 << 31);
     let isolated = slot_and_isolated >> 31 != 0;
-    let (found, live) = find_live(&records, slot, &key, isolated, now_ns);
+    let (found, live, now_ns) = find_live(&records, slot, &key, isolated);
     *entry = live;
-    number_of(found)
+    now_ns & !TABLE | number_of(found)
 }
 
 /// The last step of a decision. A global function, likewise.

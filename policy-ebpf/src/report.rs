@@ -66,12 +66,12 @@ extern "C" fn pa_report(
             // whole event does not fit the stack beside the rest.
             unsafe {
                 addr_of_mut!((*event).time_ns).write(now_ns);
-                addr_of_mut!((*event).src)
-                    .cast::<[u64; 2]>()
-                    .write(frame.packet.src);
-                addr_of_mut!((*event).dst)
-                    .cast::<[u64; 2]>()
-                    .write(frame.packet.dst);
+                let src = addr_of_mut!((*event).src).cast::<u64>();
+                src.write(frame.packet.src[0]);
+                src.add(1).write(frame.packet.src[1]);
+                let dst = addr_of_mut!((*event).dst).cast::<u64>();
+                dst.write(frame.packet.dst[0]);
+                dst.add(1).write(frame.packet.dst[1]);
                 addr_of_mut!((*event).endpoint).write((identity_and_endpoint >> 32) as u32);
                 addr_of_mut!((*event).ifindex).write(ifindex);
                 addr_of_mut!((*event).identity).write((identity_and_endpoint & 0xffff_ffff) as u32);

@@ -18,7 +18,7 @@ use crate::report::report;
 use crate::settings::head;
 use crate::skb::Skb;
 use crate::tables::Tables;
-use crate::{clock, follow, slots};
+use crate::{follow, slots};
 
 /// The sender's policy denies the packet; it was reported.
 pub(crate) const DENIED: u32 = 0;
@@ -67,7 +67,7 @@ extern "C" fn pa_sender_slot(skb: *mut __sk_buff, memory: *const FrameMemory) ->
 /// Slot of the pod that sent a packet, and whether the packet's mark says so.
 #[inline(always)]
 fn slot_of(frame: &Frame, skb: &Skb) -> (u32, bool) {
-    let (flags, shift) = head();
+    let shift = head().1;
     let mark = skb.mark();
     if mark::state(mark, shift) == mark::UNDECIDED {
         return (mark::slot(mark, shift), true);
@@ -75,11 +75,8 @@ fn slot_of(frame: &Frame, skb: &Skb) -> (u32, bool) {
     if frame.class != Class::Ip || came_by_unisolated(skb.ingress_ifindex()) {
         return (0, false);
     }
-    let tables = Tables {
-        config_flags: flags,
-    };
     (
-        tables.local_slot(frame.packet.family, frame.packet.src),
+        Tables.local_slot(frame.packet.family, frame.packet.src),
         false,
     )
 }
@@ -95,7 +92,6 @@ extern "C" fn pa_sender(skb: *mut __sk_buff, memory: *const FrameMemory, receive
     // SAFETY: the callers pass their own `Frame`.
     let frame = unsafe { &*memory.cast::<Frame>() };
     let skb = Skb::new(&TcContext::new(skb));
-    let (flags, _) = head();
     let (slot, marked) = slot_of(frame, &skb);
     let Some(endpoint) = slots::endpoint(slot) else {
         if marked {
@@ -124,9 +120,6 @@ extern "C" fn pa_sender(skb: *mut __sk_buff, memory: *const FrameMemory, receive
             if is_for(endpoint, &frame.packet) {
                 return ALLOWED;
             }
-            let tables = Tables {
-                config_flags: flags,
-            };
             let records = Connections::<false> {
                 direction: Direction::Egress,
             };
@@ -135,9 +128,8 @@ extern "C" fn pa_sender(skb: *mut __sk_buff, memory: *const FrameMemory, receive
                 endpoint: number,
                 word,
                 marked,
-                now_ns: clock::coarse_ns(),
             };
-            let verdict = judge_sender(&tables, &records, &sender, &frame.packet);
+            let verdict = judge_sender(&Tables, &records, &sender, &frame.packet);
             if verdict.denied.is_some() {
                 return deny(memory, &verdict, number, ifindex);
             }

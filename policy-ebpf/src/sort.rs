@@ -109,9 +109,6 @@ fn passes_without_endpoint(
     if flags & FLAG_ENFORCE_OFF != 0 {
         return PASS;
     }
-    let tables = Tables {
-        config_flags: flags,
-    };
     let packet = &frame.packet;
     let passes = match frame.class {
         Class::Arp => return PASS,
@@ -121,9 +118,9 @@ fn passes_without_endpoint(
             | Kind::RouterSolicitation => return PASS,
             _ => match direction {
                 Direction::Ingress => {
-                    skb.ingress_ifindex() == 0 && tables.peer(packet.family, packet.src).node
+                    skb.ingress_ifindex() == 0 && Tables.peer(packet.family, packet.src).node
                 }
-                Direction::Egress => tables.peer(packet.family, packet.dst).node,
+                Direction::Egress => Tables.peer(packet.family, packet.dst).node,
             },
         },
         Class::Other | Class::Bad(_) => false,

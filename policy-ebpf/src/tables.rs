@@ -4,23 +4,25 @@
 //! that could change a verdict, the value repeats its key, and what does not
 //! repeat the key that was asked for is looked up once more, then not trusted.
 
+use core::mem::offset_of;
 use core::ptr::{NonNull, addr_of};
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
+use policy_common::abi::config::{Config, FLAG_CIDR4, FLAG_CIDR6};
+use policy_common::abi::event::DropReason;
+use policy_common::abi::family;
 use policy_common::abi::identity::{self, Cidr4, Cidr6, FLAG_NODE, Id4, Id6, Identity};
 use policy_common::abi::policy::{Interval, PolicyEntry, PolicyKey, PortSet};
 use policy_common::abi::service::{SVC_BACKENDS, Svc, SvcBackend, SvcKey};
-use policy_common::abi::{config, family};
+use policy_common::memo::policy_key;
 use policy_common::packet::{Words, bytes4, bytes16, words4, words6};
 use policy_common::verdict::{Identities, Judgement, Peer, PolicyTables, Services, judge};
 
-use crate::maps;
+use crate::settings::setting;
+use crate::{maps, memo};
 
-/// The maps, seen from one packet.
-pub(crate) struct Tables {
-    /// `Config::flags`.
-    pub(crate) config_flags: u32,
-}
+/// The maps.
+pub(crate) struct Tables;
 
 impl PolicyTables for Tables {
     #[inline(always)]
@@ -56,8 +58,8 @@ impl PolicyTables for Tables {
 
     #[inline(always)]
     fn judge(&self, policy: u16, identity: Identity, protocol: u8, port: u16) -> Judgement {
-        let point = u32::from(protocol) << 16 | u32::from(port);
-        Judgement::from_word(pa_judge(u32::from(policy), identity, point))
+        let [key, protocol] = policy_key(policy, identity, protocol, port);
+        Judgement::from_word(pa_judge(key, protocol))
     }
 
     #[inline(always)]
@@ -69,8 +71,7 @@ impl PolicyTables for Tables {
 impl Identities for Tables {
     #[inline(always)]
     fn peer(&self, family: u8, address: Words) -> Peer {
-        let settings = u64::from(self.config_flags) << 8 | u64::from(family);
-        Peer::from_word(pa_peer(address[0], address[1], settings))
+        Peer::from_word(pa_peer(address[0], address[1], family.into()))
     }
 }
 
@@ -78,17 +79,22 @@ impl Identities for Tables {
 /// function, as [`pa_judge`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn pa_peer(high: u64, low: u64, flags_and_family: u64) -> u64 {
-    let tables = Tables {
-        config_flags: (flags_and_family >> 8) as u32,
-    };
+pub(crate) extern "C" fn pa_peer(high: u64, low: u64, of: u32) -> u64 {
     let address = [high, low];
-    let (peer, slot) = if (flags_and_family & 0xff) as u8 == family::V4 {
-        tables.peer4(address)
+    let stamp = memo::stamp();
+    if let Some(word) = memo::recalled(&maps::PEER_MEMO, address, stamp) {
+        return word;
+    }
+    let (peer, slot) = if of as u8 == family::V4 {
+        Tables.peer4(address)
     } else {
-        tables.peer6(address)
+        Tables.peer6(address)
     };
-    peer.to_word() | u64::from(slot) << LOCAL_SHIFT
+    let word = peer.to_word() | u64::from(slot) << LOCAL_SHIFT;
+    if peer.identity != identity::UNRESOLVED {
+        memo::note(&maps::PEER_MEMO, address, word, stamp);
+    }
+    word
 }
 
 /// Where the slot of a pod of this node begins in what [`pa_peer`] answers; of
@@ -101,16 +107,31 @@ pub(crate) const fn local_slot_in(peer: u64) -> u32 {
     (peer >> LOCAL_SHIFT & 0xffff) as u32
 }
 
-/// What a policy says. A global function: the verifier looks at it once, and
-/// knows nothing of its answer, where an inlined one would multiply every path
-/// before it with every path after it.
+/// What a policy says, about what [`policy_key`] made. A global function: the
+/// verifier looks at it once, and knows nothing of its answer, where an inlined one
+/// would multiply every path before it with every path after it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn pa_judge(policy: u32, identity: u32, protocol_and_port: u32) -> u64 {
-    let tables = Tables { config_flags: 0 };
-    let protocol = (protocol_and_port >> 16 & 0xff) as u8;
-    let port = (protocol_and_port & 0xffff) as u16;
-    judge(&tables, (policy & 0xffff) as u16, identity, protocol, port).to_word()
+extern "C" fn pa_judge(key: u64, protocol: u64) -> u64 {
+    let stamp = memo::stamp();
+    if let Some(word) = memo::recalled(&maps::POLICY_MEMO, [key, protocol], stamp) {
+        return word;
+    }
+    let (policy, identity, port) = (key & 0xffff, key >> 32, key >> 16 & 0xffff);
+    let word = judge(
+        &Tables,
+        policy as u16,
+        identity as u32,
+        (protocol & 0xff) as u8,
+        port as u16,
+    )
+    .to_word();
+    // What is missing may be there at the next packet.
+    let reason = word >> 32 & 0xff;
+    if reason == 0 || reason == DropReason::Policy as u64 {
+        memo::note(&maps::POLICY_MEMO, [key, protocol], word, stamp);
+    }
+    word
 }
 
 impl Services for Tables {
@@ -253,7 +274,7 @@ impl Tables {
             }
             again = true;
         }
-        if self.config_flags & config::FLAG_CIDR4 == 0 {
+        if setting(offset_of!(Config, flags)) & FLAG_CIDR4 == 0 {
             return (Peer::OTHER, 0);
         }
         let Some(entry) = maps::CIDR4.get(&Key::new(32, key)) else {
@@ -295,7 +316,7 @@ impl Tables {
             }
             again = true;
         }
-        if self.config_flags & config::FLAG_CIDR6 == 0 {
+        if setting(offset_of!(Config, flags)) & FLAG_CIDR6 == 0 {
             return (Peer::OTHER, 0);
         }
         let Some(entry) = maps::CIDR6.get(&Key::new(128, key)) else {

@@ -107,6 +107,10 @@ impl Datapath {
         while done < ops.len() {
             let run = run(ops, done);
             let result = self.apply_run(ops.get(run.clone()).unwrap_or(&[]), &mut words);
+            if ops.get(done).is_some_and(changes_answers) {
+                // Also after a failure, which may have come after some of the run.
+                self.maps.move_epoch_on();
+            }
             match result {
                 Ok(()) => done = run.end,
                 Err((within, cause)) => {
@@ -275,6 +279,31 @@ impl Datapath {
                 .apply_run(std::slice::from_ref(op), words)
                 .map_err(|(_, error)| error),
         }
+    }
+}
+
+/// Whether what a CPU remembers of addresses and policies may not be so after it.
+fn changes_answers(op: &Op) -> bool {
+    match op {
+        Op::Row { .. }
+        | Op::DeleteRow { .. }
+        | Op::PortSet { .. }
+        | Op::Extent { .. }
+        | Op::Host { .. }
+        | Op::DeleteHost { .. }
+        | Op::Prefix { .. }
+        | Op::DeletePrefix { .. } => true,
+        Op::Service { .. }
+        | Op::DeleteService { .. }
+        | Op::Endpoint { .. }
+        | Op::LinkLocal { .. }
+        | Op::Word { .. }
+        | Op::DeleteEndpoint { .. }
+        | Op::Interface { .. }
+        | Op::DeleteInterface { .. }
+        | Op::Attach { .. }
+        | Op::Detach { .. }
+        | Op::Grace => false,
     }
 }
 

@@ -16,6 +16,7 @@ use policy_common::abi::{
     service::{Svc, SvcKey},
 };
 use policy_common::flow_cache::FlowSet;
+use policy_common::memo::Memo;
 
 use super::{
     layout,
@@ -63,6 +64,10 @@ pub struct Maps {
     pub deny6: TypedMap<PrefixKey<16>, u32>,
     /// Flow cache. Per CPU: only its information is read.
     pub flows: TypedMap<u32, FlowSet>,
+    /// Who addresses were. Per CPU, likewise.
+    pub peer_memo: TypedMap<u32, Memo>,
+    /// What policies said. Per CPU, likewise.
+    pub policy_memo: TypedMap<u32, Memo>,
     /// Event tokens. Per CPU, likewise.
     pub event_tokens: TypedMap<u32, EventTokens>,
     pub(super) counters: TypedMap<u32, u64>,
@@ -109,6 +114,8 @@ impl Maps {
             deny4: typed(&mut fds, abi::DENY4),
             deny6: typed(&mut fds, abi::DENY6),
             flows: typed(&mut fds, abi::FLOWS),
+            peer_memo: typed(&mut fds, abi::PEER_MEMO),
+            policy_memo: typed(&mut fds, abi::POLICY_MEMO),
             event_tokens: typed(&mut fds, abi::EVENT_TOKENS),
             counters: typed(&mut fds, abi::COUNTERS),
             endpoints: mapped(&fds, abi::ENDPOINTS)?,

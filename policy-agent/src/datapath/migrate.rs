@@ -49,8 +49,10 @@ const BATCH: usize = 4_096;
 /// A hash bucket that holds more than this is not one of ours.
 const BATCH_LIMIT: usize = 1 << 20;
 /// Maps whose contents end with the version: caches, rates and events.
-const TRANSIENT: [&str; 4] = [
+const TRANSIENT: [&str; 6] = [
     maps::FLOWS,
+    maps::PEER_MEMO,
+    maps::POLICY_MEMO,
     maps::EVENTS,
     maps::EVENT_TOKENS,
     maps::COUNTERS,

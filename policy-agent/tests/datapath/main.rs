@@ -19,6 +19,7 @@ mod errors;
 mod flood;
 mod fragments;
 mod front;
+mod memo;
 mod observe;
 mod packets;
 mod pins;

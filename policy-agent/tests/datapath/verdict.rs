@@ -26,6 +26,23 @@ fn policy_allows_its_port_and_its_peer_and_nothing_else() {
 }
 
 #[test]
+fn flow_that_passed_vouches_for_nobody_with_another_address() {
+    on_bed(|bed| {
+        let datapath = bed.open();
+        apply(&datapath, &bed.pod());
+        for round in 0..10 {
+            let own = tcp((POD, 1000), (FRIEND, 80), ACK);
+            let answer = datapath.test_run(&own, bed.leaving(), 3).unwrap();
+            assert!(answer.passes, "round {round}");
+            // The same flow but for the address that it claims to be from.
+            let spoofed = tcp((STRANGER, 1000), (FRIEND, 80), ACK);
+            let answer = datapath.test_run(&spoofed, bed.leaving(), 3).unwrap();
+            assert!(!answer.passes, "round {round}");
+        }
+    });
+}
+
+#[test]
 fn stored_word_is_what_the_next_packet_sees() {
     on_bed(|bed| {
         let datapath = bed.open();

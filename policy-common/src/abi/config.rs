@@ -9,6 +9,9 @@ pub struct Config {
     /// The newest generation given to an endpoint's word. Only ever grows, also
     /// across agents; the kernel does not read it.
     pub generation: u32,
+    /// Grows after every change of a table that says who an address is or what a
+    /// policy says, before the next word is stored: see [`crate::memo`].
+    pub epoch: u64,
     /// Confirmed connection records that one endpoint may hold.
     pub ct_budget: u32,
     /// Events that each CPU may send per [`EVENT_TICK_NS`].
@@ -53,12 +56,13 @@ pub struct EventTokens {
     pub renew_ns: u64,
     /// Events left in it.
     pub left: u32,
-    /// Zero.
-    pub pad: u32,
+    /// The jiffy, low 32 bits, in which an event was refused last: another in it is
+    /// too, which spares a look at the clock.
+    pub refused: u32,
 }
 
 const _: () = {
-    assert!(size_of::<Config>() == 64);
-    assert!(core::mem::offset_of!(Config, range4) == 24);
-    assert!(core::mem::offset_of!(Config, range6) == 32);
+    assert!(size_of::<Config>() == 72);
+    assert!(core::mem::offset_of!(Config, range4) == 32);
+    assert!(core::mem::offset_of!(Config, range6) == 40);
 };

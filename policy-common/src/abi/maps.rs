@@ -38,6 +38,10 @@ pub const CT_COUNT: &str = "pa_ct_count";
 pub const FRAGMENTS: &str = "pa_fragments";
 /// Per-CPU cache of flows that passed.
 pub const FLOWS: &str = "pa_flows";
+/// Per-CPU memo of who addresses are.
+pub const PEER_MEMO: &str = "pa_peer_memo";
+/// Per-CPU memo of what policies say.
+pub const POLICY_MEMO: &str = "pa_policy_memo";
 /// Packet counters by direction and reason.
 pub const COUNTERS: &str = "pa_counters";
 /// Verdict events.
@@ -85,7 +89,11 @@ pub const CT_OPEN_ENTRIES: usize = 16_384;
 /// from others is datagrams in fragments, and those in flight only.
 pub const FRAGMENT_ENTRIES: usize = 16_384;
 /// Sets of the flow cache, each CPU; a power of two.
-pub const FLOW_SETS: usize = 2_048;
+pub const FLOW_SETS: usize = 4_096;
+/// Addresses that a CPU remembers; a power of two.
+pub const PEER_MEMO_ENTRIES: usize = 4_096;
+/// Answers of policies that a CPU remembers; a power of two.
+pub const POLICY_MEMO_ENTRIES: usize = 2_048;
 /// Counters, see [`super::stats`].
 pub const COUNTER_ENTRIES: usize = 128;
 /// Bytes of the event ring; a power of two and a multiple of the page size.
@@ -165,10 +173,10 @@ pub struct PrefixKey<const N: usize> {
 }
 
 use super::{config, conntrack, endpoint, fragment, identity, policy, service};
-use crate::flow_cache;
+use crate::{flow_cache, memo};
 
 /// Every map, in the order in which `policy-agent maps` lists them.
-pub const ALL: [MapSpec; 24] = [
+pub const ALL: [MapSpec; 26] = [
     spec::<u32, endpoint::IfindexEntry>(
         IFINDEX,
         ARRAY,
@@ -281,6 +289,20 @@ pub const ALL: [MapSpec; 24] = [
         FLOW_SETS,
         0,
         "flows that passed lately",
+    ),
+    spec::<u32, memo::Memo>(
+        PEER_MEMO,
+        PERCPU_ARRAY,
+        PEER_MEMO_ENTRIES,
+        0,
+        "who addresses were a moment ago",
+    ),
+    spec::<u32, memo::Memo>(
+        POLICY_MEMO,
+        PERCPU_ARRAY,
+        POLICY_MEMO_ENTRIES,
+        0,
+        "what policies said a moment ago",
     ),
     spec::<u32, u64>(
         COUNTERS,

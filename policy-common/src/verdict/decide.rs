@@ -115,18 +115,16 @@ pub trait Records: Sized {
     /// Adds one to a counter of [`stats`].
     fn count(&self, counter: u32);
 
-    /// The live record of a key, and which table it is in; `None`, and all zero, if
-    /// there is none. See [`find_live`], which an implementation calls wherever it
-    /// suits it best.
+    /// CLOCK_MONOTONIC, nanoseconds; coarse is good enough. Asked only where it
+    /// matters: reading it costs as much as judging.
+    fn now_ns(&self) -> u64;
+
+    /// The live record of a key, which table it is in, and the time by which it is
+    /// live; `None` and zero if there is none. See [`find_live`], which an
+    /// implementation calls wherever it suits it best.
     #[inline(always)]
-    fn look_up(
-        &self,
-        slot: u32,
-        key: &CtKey,
-        isolated: bool,
-        now_ns: u64,
-    ) -> (Option<Table>, CtEntry) {
-        find_live(self, slot, key, isolated, now_ns)
+    fn look_up(&self, slot: u32, key: &CtKey, isolated: bool) -> (Option<Table>, CtEntry, u64) {
+        find_live(self, slot, key, isolated)
     }
 
     /// The last step of a decision; see [`conclude`], likewise.
@@ -166,8 +164,6 @@ pub struct Scene {
     pub service: Service,
     /// Who the other end is, if somebody has asked since the word was read.
     pub peer: Option<Peer>,
-    /// CLOCK_MONOTONIC, nanoseconds; coarse is good enough.
-    pub now_ns: u64,
 }
 
 /// What happens to a packet, and why.
@@ -285,7 +281,7 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
     };
     let isolated = word.policy(Direction::Ingress) != PolicyWord::NOT_ISOLATED
         || word.policy(Direction::Egress) != PolicyWord::NOT_ISOLATED;
-    let (record, entry) = records.look_up(scene.slot, &key, isolated, scene.now_ns);
+    let (record, entry, now_ns) = records.look_up(scene.slot, &key, isolated);
     let current = if scene.off {
         NEVER_JUDGED
     } else {
@@ -368,7 +364,7 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
         .with(Facts::SERVICE, scene.service.is_found())
         .with(Facts::NODE, peer.node)
         .with(Facts::ISOLATED, isolated);
-    let outcome = records.conclude(facts, &key, &entry, current, scene.now_ns);
+    let outcome = records.conclude(facts, &key, &entry, current, now_ns);
 
     let asked_rule = !outcome.by_record();
     Verdict {
@@ -446,8 +442,8 @@ fn promote<R: Records>(records: &R, from: Table, key: &CtKey, entry: &CtEntry) {
     }
 }
 
-/// The live record of a key and which table it is in. If there is none, one that
-/// is not filled in yet, with tag and slot. (Two values, not an `Option` of both:
+/// The live record of a key, which table it is in, and the time. If there is none,
+/// one that is not filled in yet, with tag and slot. (Not an `Option` of all:
 /// the verifier does not let a program move bytes that were never written, as a
 /// `None` is.)
 #[inline(always)]
@@ -456,8 +452,7 @@ pub fn find_live<R: Records>(
     slot: u32,
     key: &CtKey,
     isolated: bool,
-    now_ns: u64,
-) -> (Option<Table>, CtEntry) {
+) -> (Option<Table>, CtEntry, u64) {
     let tag = conntrack::tag(key);
     let order = if isolated {
         [Table::Main, Table::Pending, Table::Open]
@@ -472,8 +467,9 @@ pub fn find_live<R: Records>(
         }
         if let Some(record) = records.find(order[i], key) {
             let entry = records.read(record);
+            let now_ns = records.now_ns();
             if conntrack::is_live(&entry, tag, key.protocol, now_ns) {
-                return (Some(order[i]), entry);
+                return (Some(order[i]), entry, now_ns);
             }
         }
         i += 1;
@@ -487,6 +483,7 @@ pub fn find_live<R: Records>(
             slot,
             last_seen_ns: 0,
         },
+        0,
     )
 }
 

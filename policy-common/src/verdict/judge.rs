@@ -179,7 +179,6 @@ fn bisect<T: PolicyTables>(tables: &T, set: &PortSet, point: u32) -> (bool, Inte
     // `high` on start after it.
     let mut low = 0u32;
     let mut high = set.count;
-    let mut found = NOWHERE;
     let mut step = 0;
     while step < EXTENT_STEPS && low < high {
         let middle = low + (high - low) / 2;
@@ -187,14 +186,23 @@ fn bisect<T: PolicyTables>(tables: &T, set: &PortSet, point: u32) -> (bool, Inte
             return (false, NOWHERE);
         };
         if interval.first <= point {
-            found = interval;
             low = middle + 1;
         } else {
             high = middle;
         }
         step += 1;
     }
-    (low >= high, found)
+    if low < high {
+        return (false, NOWHERE);
+    }
+    if low == 0 {
+        return (true, NOWHERE);
+    }
+    // Read once more, instead of being kept on the way: a kernel's stack is short.
+    match tables.extent(set.extent.wrapping_add(low - 1)) {
+        Some(interval) => (true, interval),
+        None => (false, NOWHERE),
+    }
 }
 
 #[cfg(test)]

@@ -129,7 +129,7 @@ impl Outcome {
 
 /// Concludes what becomes of a packet, and puts what becomes of its record in its
 /// place. `key` is asked for only where there is something to put. `current` is the
-/// generation of the word in force.
+/// generation of the word in force, `now_ns` the time by which the record is live.
 #[inline(always)]
 pub fn conclude<R: Records>(
     records: &R,
@@ -216,7 +216,11 @@ pub fn conclude<R: Records>(
         let next = CtEntry {
             flags,
             generation: current,
-            last_seen_ns: now_ns,
+            last_seen_ns: if found.is_some() {
+                now_ns
+            } else {
+                records.now_ns()
+            },
             ..*record
         };
         settle(records, &key(), &next, found, facts.has(Facts::ISOLATED));

@@ -28,8 +28,6 @@ pub struct Owner {
     pub word: PolicyWord,
     /// Which way the error goes.
     pub direction: Direction,
-    /// CLOCK_MONOTONIC, nanoseconds; coarse is good enough.
-    pub now_ns: u64,
 }
 
 /// Whether an error, and the packet that it quotes, belong to what the pod may do.
@@ -59,7 +57,7 @@ pub fn is_related<T: PolicyTables + Identities, R: Records>(
         pad: [0; 2],
     };
     // It is isolated: that is why it is asked.
-    let (record, entry) = records.look_up(owner.slot, &key, true, owner.now_ns);
+    let (record, entry, _) = records.look_up(owner.slot, &key, true);
     let word = owner.word;
     let opener = if entry.flags & CT_OPENED_BY_POD != 0 {
         Direction::Egress

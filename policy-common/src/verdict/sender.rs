@@ -26,8 +26,6 @@ pub struct Sender {
     pub word: PolicyWord,
     /// The mark says that the packet was left undecided.
     pub marked: bool,
-    /// CLOCK_MONOTONIC, nanoseconds; coarse is good enough.
-    pub now_ns: u64,
 }
 
 /// Judges a packet on its destination as it is now. That it does not go back to
@@ -69,7 +67,7 @@ pub fn judge_sender<T: PolicyTables + Identities, R: Records>(
         pad: [0; 2],
     };
     // It is isolated for egress: that is why it is asked.
-    let (record, entry) = records.look_up(sender.slot, &key, true, sender.now_ns);
+    let (record, entry, _) = records.look_up(sender.slot, &key, true);
     if record.is_none() || entry.flags & CT_OPENED_BY_POD != 0 {
         return verdict;
     }

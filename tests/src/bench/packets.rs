@@ -218,7 +218,8 @@ fn row(kernel: &mut Kernel, case: &Case, effort: Effort) -> Result<Row> {
         cached += (1.0 - passed - dropped) / effort.rounds as f64;
         let expected = match case.outcome {
             Outcome::Recalled => dropped == 0.0,
-            Outcome::Passed => dropped == 0.0 && passed > 0.9,
+            // Of as many flows as there are connections the cache holds some all the same.
+            Outcome::Passed => dropped == 0.0 && passed > 0.8,
             Outcome::Dropped => dropped == 1.0,
         };
         ensure!(

@@ -13,7 +13,7 @@ use policy_common::abi::policy::{
 use policy_common::abi::{Direction, family, protocol};
 use policy_common::conntrack;
 use policy_common::flow_cache::FlowKey;
-use policy_common::packet::{words4, words6};
+use policy_common::packet::{Packet, words4, words6};
 
 use super::layout::Flow;
 use crate::generate::Rng;
@@ -134,22 +134,20 @@ impl World {
                 family::V6,
             ),
         };
-        let (src, dst, source_port, destination_port) = match self.direction {
+        let (src, dst, src_port, dst_port) = match self.direction {
             Direction::Ingress => (peer, pod, peer_port, local_port),
             Direction::Egress => (pod, peer, local_port, peer_port),
         };
-        FlowKey {
+        let packet = Packet {
             src,
             dst,
-            // As the packet path packs it; if it differed, the driver would empty another set,
-            // and packets that were to miss the cache would hit it: that is checked.
-            tuple: u64::from(source_port)
-                | u64::from(destination_port) << 16
-                | u64::from(protocol::TCP) << 32
-                | u64::from(self.direction.index()) << 40
-                | u64::from(family) << 48,
-            owner: u64::from(SLOT) | u64::from(WORD.generation()) << 32,
-        }
+            src_port,
+            dst_port,
+            protocol: protocol::TCP,
+            family,
+            ..Packet::EMPTY
+        };
+        FlowKey::new(&packet, self.direction, false, SLOT, WORD.generation())
     }
 
     /// The record of a flow's connection, as it is once both ends have answered.

@@ -146,6 +146,7 @@ impl History {
 
     fn packet(&mut self, choice: u8, input: &mut Input<'_>) {
         self.now_ns += 1_000_000;
+        self.world.set_clock(self.now_ns);
         let direction = Direction::from_index(u32::from(choice & 1));
         let local_origin = choice & 2 != 0 && direction == Direction::Ingress;
         let (family, protocol, peer, peer_port, local_port) = *input.pick(&FLOWS);
@@ -168,7 +169,6 @@ impl History {
             off: self.off,
             service: Service::NONE,
             peer: None,
-            now_ns: self.now_ns,
         };
         let packet = flow.packet(direction, kind);
         let verdict = decide(&self.world, &self.world, &scene, &packet);

@@ -86,7 +86,6 @@ impl Try<'_> {
             off: false,
             service: Service::NONE,
             peer: None,
-            now_ns: 1 << 40,
         };
         if is_about_a_flow(packet) && self.world.isolates(self.direction) {
             let mut quoted = Packet::EMPTY;
@@ -95,7 +94,6 @@ impl Try<'_> {
                 endpoint: ENDPOINT,
                 word: scene.word,
                 direction: self.direction,
-                now_ns: scene.now_ns,
             };
             if parse_quote(bytes, packet, &mut quoted)
                 && is_related(self.world, self.world, &owner, packet, &quoted)

@@ -86,9 +86,15 @@ pub(super) struct World {
     generation: u32,
     records: RefCell<HashMap<(u8, CtKey), CtEntry>>,
     confirmed: Cell<u32>,
+    now_ns: Cell<u64>,
 }
 
 impl World {
+    /// What the clock shows from here on.
+    pub(super) fn set_clock(&self, now_ns: u64) {
+        self.now_ns.set(now_ns);
+    }
+
     /// Policies from the input, under a new generation.
     pub(super) fn enforce(&mut self, input: &mut Input<'_>) {
         self.generation += 1;
@@ -256,6 +262,10 @@ impl Identities for World {
 
 impl Records for World {
     type Record = (u8, CtKey);
+
+    fn now_ns(&self) -> u64 {
+        self.now_ns.get()
+    }
 
     fn has_open(&self, slot: u32) -> bool {
         assert_eq!(slot, SLOT);

@@ -12,6 +12,7 @@ use policy_common::abi::{
     service::{Svc, SvcKey},
 };
 use policy_common::flow_cache::FlowSet;
+use policy_common::memo::Memo;
 
 /// A layout without padding for which any bytes are a value.
 ///
@@ -48,6 +49,7 @@ plain!(
     Id6,
     IfindexEntry,
     Interval,
+    Memo,
     PolicyEntry,
     PolicyKey,
     PortSet,

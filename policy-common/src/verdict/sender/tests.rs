@@ -32,7 +32,6 @@ fn sender(marked: bool) -> Sender {
         endpoint: 41,
         word: PolicyWord::new(8, INGRESS, EGRESS),
         marked,
-        now_ns: NOW_NS,
     }
 }
 
@@ -105,6 +104,10 @@ impl Identities for World {
 }
 
 impl Records for World {
+    fn now_ns(&self) -> u64 {
+        NOW_NS
+    }
+
     type Record = ();
 
     fn has_open(&self, _: u32) -> bool {

@@ -294,7 +294,6 @@ impl World {
             off: self.off.get(),
             service,
             peer: None,
-            now_ns: self.now_ns.get(),
         }
     }
 
@@ -329,7 +328,6 @@ impl World {
             endpoint: ENDPOINT,
             word: self.word.get(),
             direction,
-            now_ns: self.now_ns.get(),
         };
         is_related(self, self, &owner, &error, quoted)
     }
@@ -455,6 +453,10 @@ impl Identities for World {
 }
 
 impl Records for World {
+    fn now_ns(&self) -> u64 {
+        self.now_ns.get()
+    }
+
     type Record = usize;
 
     fn has_open(&self, slot: u32) -> bool {
