@@ -11,7 +11,7 @@ use policy_tests::lab::{Wiring, wait_for};
 use serde_json::Value;
 
 use crate::expect::{PORT, expect, serve};
-use crate::feedback::{ADDRESS, get, metric};
+use crate::feedback::{get, metric, start_serving};
 use crate::folder::{Way, allow};
 use crate::node::{BOUND, Node};
 
@@ -75,10 +75,7 @@ fn nearly_full_map_is_told_of_and_what_does_not_fit_leaves_the_old_policy() -> R
     let first = every_second_port("shop/db", "db", "web", 10_000, 1001);
     node.folder
         .put_all("db.json", std::slice::from_ref(&first))?;
-    let mut command = node.run_command(node.binary());
-    command.args(["--http-address", ADDRESS]);
-    node.start_command(command)?;
-    node.settle()?;
+    start_serving(&mut node)?;
     let small = wait_until_told(&node, false)?;
     ensure!(small["diagnostics"] == serde_json::json!([]), "{small}");
     expect(&[(&web, &db, true), (&other, &db, false)])?;

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use policy_tests::lab::{Family, Foreign, Host, Side, UdpSpec, UdpStream, Wiring, wait_for};
 use serde_json::{Value, json};
 
-use crate::feedback::{ADDRESS, get, metric};
+use crate::feedback::{get, metric, start_serving};
 use crate::folder::{Way, allow};
 use crate::node::{BOUND, Node, bpftool, files_below};
 
@@ -52,10 +52,7 @@ impl Bed {
         let rules = policy["spec"]["ingress"].as_array_mut().context("rules")?;
         rules.push(json!({"from": [{"ipBlock": {"cidr": "198.51.100.0/24"}}]}));
         node.folder.put_all("p.json", &[policy])?;
-        let mut command = node.run_command(node.binary());
-        command.args(["--http-address", ADDRESS]);
-        node.start_command(command)?;
-        node.settle()?;
+        start_serving(&mut node)?;
         let flow = |from: &Host, port| {
             UdpStream::start(&UdpSpec::new(from, &db, Family::V4, port)?.interval(EVERY))
         };

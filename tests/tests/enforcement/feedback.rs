@@ -13,7 +13,17 @@ use crate::folder::{Way, allow};
 use crate::node::{BOUND, Node};
 
 /// Where the agent is told to serve: the node has a network namespace of its own.
-pub(crate) const ADDRESS: &str = "127.0.0.1:9410";
+const ADDRESS: &str = "127.0.0.1:9410";
+
+/// Starts an agent that serves, and waits until everything is in force and it does:
+/// it listens on a thread of its own.
+pub(crate) fn start_serving(node: &mut Node) -> Result<()> {
+    let mut command = node.run_command(node.binary());
+    command.args(["--http-address", ADDRESS]);
+    node.start_command(command)?;
+    node.settle()?;
+    wait_for("health to be told", BOUND, || get(node, "/healthz").is_ok()).map(drop)
+}
 
 /// Asks for a path, in the node's network namespace: status and body.
 pub(crate) fn get(node: &Node, path: &str) -> Result<(u16, String)> {
@@ -48,10 +58,7 @@ fn closed(name: &str) -> Result<Node> {
     node.pod("shop/web", &[("app", "web")])?;
     node.folder
         .put_all("p.json", &[allow(Way::Ingress, "shop/p", "db", &[])])?;
-    let mut command = node.run_command(node.binary());
-    command.args(["--http-address", ADDRESS]);
-    node.start_command(command)?;
-    node.settle()?;
+    start_serving(&mut node)?;
     Ok(node)
 }
 
@@ -267,20 +274,13 @@ fn window_in_which_a_pod_ran_without_its_policies_is_told() -> Result<()> {
     let mut node = Node::new("window", Wiring::Bridged)?;
     node.folder
         .put_all("p.json", &[allow(Way::Ingress, "shop/p", "db", &[])])?;
-    let mut command = node.run_command(node.binary());
-    command.args(["--http-address", ADDRESS]);
-    node.start_command(command)?;
-    node.settle()?;
+    start_serving(&mut node)?;
     // The pod runs, and nobody has told the agent whose it is.
     let db = node.host("shop/db")?;
     node.settle()?;
     node.show(&crate::folder::Pod::of(&db, "uid-9").label("app", "db"))?;
     node.settle()?;
-    let told = node
-        .lines()?
-        .into_iter()
-        .find(|line| line["type"] == "unprotected");
-    let told = told.context("the window is told")?;
+    let told = node.line("the window", |line| line["type"] == "unprotected")?;
     ensure!(told["pod"] == "shop/db" && told["uid"] == "uid-9", "{told}");
     ensure!(told["before_agent"] == false, "{told}");
     ensure!(told["milliseconds"].is_u64(), "{told}");

@@ -246,16 +246,29 @@ impl Node {
         Ok(lines)
     }
 
+    /// The first line that is one of these. Agents write what they print a moment
+    /// after they have answered about the same.
+    pub(crate) fn line(&self, what: &str, is: impl Fn(&Value) -> bool) -> Result<Value> {
+        let mut found = None;
+        let waited = wait_for(what, BOUND, || {
+            let mut lines = self.lines().unwrap_or_default().into_iter();
+            found = lines.find(&is);
+            found.is_some()
+        });
+        waited.with_context(|| format!("{:?}", self.lines()))?;
+        found.with_context(|| format!("a line about {what}"))
+    }
+
     /// When a pod's word was first stored after `since_ns`, nanoseconds of
     /// CLOCK_MONOTONIC.
     pub(crate) fn stored_after(&self, pod: &str, since_ns: u64) -> Result<u64> {
-        let lines = self.lines()?;
-        lines
-            .iter()
-            .filter(|line| line["type"] == "programmed" && line["pod"] == pod)
-            .filter_map(|line| line["stored_monotonic_ns"].as_u64())
-            .find(|at_ns| *at_ns > since_ns)
-            .with_context(|| format!("{pod} got no new policy after {since_ns}: {lines:?}"))
+        let at_ns = |line: &Value| line["stored_monotonic_ns"].as_u64();
+        let line = self.line(&format!("a new policy of {pod}"), |line| {
+            line["type"] == "programmed"
+                && line["pod"] == pod
+                && at_ns(line).is_some_and(|at_ns| at_ns > since_ns)
+        })?;
+        at_ns(&line).context("it says when")
     }
 
     /// Ends the agent and removes its traces; proves that nothing is left.

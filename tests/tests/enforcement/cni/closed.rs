@@ -12,7 +12,7 @@ use policy_common::abi::maps::PROTECTED;
 use policy_tests::lab::{Family, Host, UdpSpec, UdpStream, Wiring, wait_for};
 use serde_json::Value;
 
-use super::hold::{ENOUGH, born_unheld, delivered};
+use super::hold::{ENOUGH, born_unheld, delivered, ensure_delivered};
 use super::{Scene, ensure_node_reaches, ensure_nothing_arrived, ensure_nothing_lost, reaches};
 use crate::expect::serve;
 use crate::folder::Pod;
@@ -55,7 +55,7 @@ fn nothing_is_received_before_policies_are_in_force(wiring: Wiring) -> Result<()
     let with_far = |pod: &Host| Ok(vec![from_outside(&far, pod)?]);
     scene.start_closed(None)?;
     let (open, streams) = born_unheld(&mut scene, "shop/open", |_| Ok(Vec::new()))?;
-    ensure!(delivered(&open)? > 0, "without a range");
+    ensure_delivered(&open, "without a range")?;
     drop(streams);
     scene.node.lab.delete_pod("shop/open")?;
     scene.node.stop()?;
@@ -93,7 +93,7 @@ fn nothing_is_received_before_policies_are_in_force(wiring: Wiring) -> Result<()
     // Without it again, nothing is closed.
     scene.start_closed(None)?;
     let (open, streams) = born_unheld(&mut scene, "shop/open", |_| Ok(Vec::new()))?;
-    ensure!(delivered(&open)? > 0, "opened again");
+    ensure_delivered(&open, "opened again")?;
     ensure!(streams.iter().all(|stream| stream.sent() > ENOUGH));
     drop(streams);
     scene.node.finish()
@@ -116,7 +116,7 @@ fn the_range_of_the_node_object_is_followed_and_repaired() -> Result<()> {
     let told = |status: &Value| status["diagnostics"].to_string();
     ensure!(told(&status).contains("spec.podCIDRs"), "{status}");
     let (open, streams) = born_unheld(&mut scene, "shop/open", |_| Ok(Vec::new()))?;
-    ensure!(delivered(&open)? > 0, "the node has no range");
+    ensure_delivered(&open, "the node has no range")?;
     drop(streams);
 
     scene

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use policy_tests::lab::{Family, Host, Snmp, UdpStream, Wiring, now_ns, wait_for};
 
 use super::caller::{Caller, Sandbox};
@@ -25,6 +25,14 @@ pub(super) fn delivered(host: &Host) -> Result<u64> {
         + snmp.v4("Tcp", "InSegs")?
         + snmp.v6("Udp6InDatagrams")?
         + snmp.v6("Udp6NoPorts")?)
+}
+
+/// Waits until the namespace's kernel has taken something in.
+pub(super) fn ensure_delivered(host: &Host, when: &str) -> Result<()> {
+    let taken_in = || delivered(host).is_ok_and(|count| count > 0);
+    wait_for("something to be received", BOUND, taken_in)
+        .map(drop)
+        .with_context(|| when.to_owned())
 }
 
 /// Waits until so many datagrams more were sent to a pod that has its link.
@@ -104,7 +112,7 @@ fn nothing_is_received_before_policies_are_in_force(wiring: Wiring) -> Result<()
     // Programs would come onto the interface by themselves.
     scene.start("pass")?;
     let (open, streams) = born(&mut scene, "shop/open", false)?;
-    ensure!(delivered(&open)? > 0, "without the first stage");
+    ensure_delivered(&open, "without the first stage")?;
     drop(streams);
 
     let (db, denied) = born(&mut scene, "shop/db", true)?;
