@@ -39,7 +39,7 @@ const SHORT_LIMIT: Duration = Duration::from_secs(15 * 60);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Run only tests whose name contains this
+    /// Run only tests whose name contains this; `enforcement::` is a whole program
     filter: Option<String>,
     /// Boot this kernel only; may be given more than once
     #[arg(long = "kernel", value_name = "SERIES")]

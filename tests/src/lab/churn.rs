@@ -15,6 +15,7 @@ use anyhow::{Context, Result};
 
 use super::clock::{duration_ns, now_ns, sleep_until};
 use super::host::{Family, Host};
+use super::pace::slowed;
 use super::sys;
 
 /// Whom to connect to, and how often.
@@ -26,8 +27,8 @@ pub struct ChurnSpec {
     pub to: IpAddr,
     /// Its port.
     pub port: u16,
-    /// Time from one connection's start to the next one's. Closed connections
-    /// hold their port for a minute, so 28,000 in a minute are the limit.
+    /// Time from one connection's start to the next one's, on a real machine. Closed
+    /// connections hold their port for a minute, so 28,000 in a minute are the limit.
     pub interval: Duration,
     /// When a connection counts as failed. Above a second, the kernel's first
     /// retransmission of a SYN, so that a lost SYN is seen as one.
@@ -154,7 +155,7 @@ fn churn(spec: &ChurnSpec, shared: &Shared) {
         return;
     }
     let to = SocketAddr::new(spec.to, spec.port);
-    let interval_ns = duration_ns(spec.interval);
+    let interval_ns = duration_ns(slowed(spec.interval));
     let mut start_ns = now_ns();
     while !shared.stop.load(Ordering::Acquire) {
         let result = connect(to, spec.timeout);

@@ -16,6 +16,7 @@ use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::thread::clock_nanosleep_absolute;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
+use super::pace::slowed;
 use super::sys::{self, Batch};
 
 const NS_PER_SEC: u64 = 1_000_000_000;
@@ -23,7 +24,7 @@ const NS_PER_SEC: u64 = 1_000_000_000;
 /// The kernel starts to stamp from a work queue; this bounds a loaded machine.
 const STAMPS: Duration = Duration::from_secs(10);
 
-/// How often [`wait_for`] looks at its condition.
+/// How often [`wait_for`] looks at its condition, on a real machine.
 const POLL: Duration = Duration::from_millis(1);
 
 /// The current time of `CLOCK_MONOTONIC` in nanoseconds.
@@ -54,7 +55,7 @@ pub fn wait_for(
     bound: Duration,
     mut condition: impl FnMut() -> bool,
 ) -> Result<Duration> {
-    let start = Instant::now();
+    let (start, poll) = (Instant::now(), slowed(POLL));
     loop {
         if condition() {
             return Ok(start.elapsed());
@@ -62,7 +63,7 @@ pub fn wait_for(
         if start.elapsed() >= bound {
             bail!("waited {bound:?} in vain for: {what}");
         }
-        std::thread::sleep(POLL);
+        std::thread::sleep(poll);
     }
 }
 

@@ -19,6 +19,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::clock::{duration_ns, now_ns, wait_for};
 use super::host::{Family, Host};
+use super::pace::slowed;
 use super::sys;
 
 /// Marks a message; then its number and its time, in network order.
@@ -41,7 +42,7 @@ pub struct TcpSpec {
     pub to: IpAddr,
     /// Its port.
     pub port: u16,
-    /// Time between messages.
+    /// Time between messages, on a real machine.
     pub interval: Duration,
 }
 
@@ -166,7 +167,7 @@ impl TcpFlow {
             .with_context(|| format!("open a flow from {} to {to}", spec.from.name()))?;
         let local = stream.local_addr()?;
         let shared = Arc::new(Shared::default());
-        let (for_loop, interval) = (shared.clone(), spec.interval);
+        let (for_loop, interval) = (shared.clone(), slowed(spec.interval));
         let thread = std::thread::Builder::new()
             .name("lab-tcp-flow".into())
             .spawn(move || talk(stream, interval, &for_loop))

@@ -20,6 +20,7 @@ use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 
 use super::clock::{RealtimeOffset, duration_ns, now_ns, sleep_until, wait_for};
 use super::host::{Family, Host};
+use super::pace::slowed;
 use super::sys::{self, Batch, Origin};
 use super::udp_report::{Arrival, UdpReport};
 
@@ -33,11 +34,8 @@ const QUEUE_BYTES: usize = 32 << 20;
 const BATCH: usize = 64;
 const LARGEST: usize = 2048;
 
-/// How often idle receivers look whether they are to stop.
-const IDLE: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 5_000_000,
-};
+/// How often idle receivers look whether they are to stop, on a real machine.
+const IDLE: Duration = Duration::from_millis(5);
 
 /// How long a stopped stream waits for datagrams that are still under way.
 const DRAIN: Duration = Duration::from_millis(200);
@@ -55,7 +53,8 @@ pub struct UdpSpec {
     pub destination: IpAddr,
     /// The port, of both destination and receiver.
     pub port: u16,
-    /// Time between datagrams. A late sender does not catch up in a burst.
+    /// Time between datagrams, on a real machine. A late sender does not catch up
+    /// in a burst.
     pub interval: Duration,
     /// Bytes of payload, 32 to 1,400.
     pub size: usize,
@@ -287,7 +286,7 @@ fn join(thread: JoinHandle<Result<()>>) -> Result<()> {
 
 fn send(socket: &UdpSocket, mark: u64, spec: &UdpSpec, shared: &Shared) {
     let to = SocketAddr::new(spec.destination, spec.port);
-    let interval_ns = duration_ns(spec.interval);
+    let interval_ns = duration_ns(slowed(spec.interval));
     let mut payload = vec![0; spec.size];
     payload[..8].copy_from_slice(MAGIC);
     payload[8..16].copy_from_slice(&mark.to_be_bytes());
@@ -324,6 +323,7 @@ fn receive(
     shared: &Shared,
 ) -> Result<()> {
     let mut batch = Batch::new(BATCH, LARGEST);
+    let idle = Timespec::try_from(slowed(IDLE)).context("how often idle receivers look")?;
     loop {
         let stopping = shared.receivers_stop.load(Ordering::Acquire);
         // Read to the end before stopping: what was queued then counts.
@@ -351,7 +351,7 @@ fn receive(
         if stopping {
             break;
         }
-        match poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&IDLE)) {
+        match poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&idle)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error).context("poll for datagrams"),
         }

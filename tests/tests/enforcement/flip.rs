@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use policy_tests::lab::{
     ChurnSpec, Family, Host, ServeSpec, Server, TcpChurn, TcpFlow, TcpSpec, UdpReport, UdpSpec,
-    UdpStream, Wiring, now_ns, wait_for,
+    UdpStream, Wiring, fewer, now_ns, slowness, wait_for,
 };
 use serde_json::Value;
 
@@ -18,14 +18,14 @@ use crate::expect::ensure_undisturbed;
 use crate::folder::{Pod, Way, allow};
 use crate::node::{BOUND, NODE, Node};
 
-/// Changes of a run, unless `POLICY_FLIPS` says otherwise.
+/// Changes of a run on a real machine, unless `POLICY_FLIPS` says otherwise.
 const FLIPS: usize = 1000;
 /// Time between datagrams.
 const EVERY: Duration = Duration::from_millis(1);
 /// Datagrams of a stream that meet one state and no other.
 const BETWEEN: usize = 4;
 /// How long after a sender is done with a datagram the kernel may be busy with
-/// something else before it delivers it.
+/// something else before it delivers it, on a real machine.
 const LATE_NS: u64 = 2_000_000;
 
 const ALWAYS: u16 = 82;
@@ -128,7 +128,7 @@ fn flip(mut bed: Bed, states: &[Vec<Value>; 2], passes: fn(&str, u16) -> Passes)
         Ok(text) => text
             .parse()
             .with_context(|| format!("POLICY_FLIPS={text}"))?,
-        Err(_) => FLIPS,
+        Err(_) => fewer(FLIPS),
     };
     bed.node.folder.put_all("state.json", &states[0])?;
     bed.node.start()?;
@@ -271,7 +271,7 @@ fn judge(
     let next_ns = |seq: u64| {
         let next = usize::try_from(seq + 1).ok();
         let sent = next.and_then(|next| report.sent_ns.get(next));
-        sent.map_or(u64::MAX, |at| at + LATE_NS)
+        sent.map_or(u64::MAX, |at| at + LATE_NS * u64::from(slowness()))
     };
     // A datagram was judged between its sending and its arrival, or, when it did
     // not arrive, before its sender went on with the next one.

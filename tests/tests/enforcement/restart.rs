@@ -12,14 +12,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use policy_tests::lab::{
     ChurnSpec, Family, Host, Probe, Proto, ServeSpec, Server, TcpChurn, TcpFlow, TcpSpec, UdpSpec,
-    UdpStream, Wiring, probe,
+    UdpStream, Wiring, fewer, probe,
 };
 
 use crate::expect::ensure_undisturbed;
 use crate::folder::{Way, allow};
 use crate::node::{BOUND, Node, bpftool, files_below};
 
-/// Rounds of killing, and of ending in good order, for each wiring.
+/// Rounds of killing, and of ending in good order, for each wiring, on a real
+/// machine.
 const ROUNDS: usize = 25;
 /// Versions that replace each other, likewise.
 const UPGRADES: usize = 5;
@@ -185,7 +186,7 @@ fn outlived(wiring: Wiring) -> Result<()> {
     let allowed = Load::start(&web, &db, 8000)?.connected(&web, &db)?;
     let denied = Load::start(&stranger, &db, 8001)?;
     allowed.wait_until_flowing()?;
-    for round in 0..ROUNDS {
+    for round in 0..fewer(ROUNDS) {
         let gone = || format!("kill {round}");
         node.agent().kill()?;
         allowed.wait_until_flowing().with_context(gone)?;
@@ -193,7 +194,7 @@ fn outlived(wiring: Wiring) -> Result<()> {
         allowed.wait_until_flowing().with_context(gone)?;
     }
     let (_, kept) = programs(&node)?;
-    for round in 0..ROUNDS {
+    for round in 0..fewer(ROUNDS) {
         let gone = || format!("restart {round}");
         node.stop()?;
         allowed.wait_until_flowing().with_context(gone)?;
@@ -202,7 +203,7 @@ fn outlived(wiring: Wiring) -> Result<()> {
     }
     let (_, now) = programs(&node)?;
     ensure!(kept == now, "the same programs are not loaded again");
-    for version in 0..UPGRADES {
+    for version in 0..fewer(UPGRADES) {
         let copy = node.lab.dir().join(format!("policy-agent-{version}"));
         fs::copy(node.binary(), &copy)?;
         upgrade(&mut node, &copy)?;

@@ -35,8 +35,16 @@ pub(super) struct Wanted<'a> {
     pub(super) series: &'a str,
     /// Only what CI has the time for.
     pub(super) short: bool,
-    /// Only tests whose names contain this.
+    /// Only tests whose names, behind `program::`, contain this.
     pub(super) filter: Option<&'a str>,
+}
+
+impl Wanted<'_> {
+    /// Whether the filter lets this test through.
+    fn names(&self, program: &Program, test: &str) -> bool {
+        let full = format!("{}::{test}", program.name);
+        self.filter.is_none_or(|filter| full.contains(filter))
+    }
 }
 
 /// Compiles the test programs, without running them, and asks each for its tests.
@@ -110,7 +118,7 @@ pub(super) fn choose<'a>(
     let chosen = programs.iter().map(|program| {
         let tests = program.tests.iter().map(String::as_str);
         let tests = tests
-            .filter(|test| wanted.filter.is_none_or(|filter| test.contains(filter)))
+            .filter(|test| wanted.names(program, test))
             .filter(|test| !is_left_out(left_out, program, test, wanted))
             .collect();
         Chosen { program, tests }
@@ -210,6 +218,11 @@ mod tests {
             ..newer
         };
         assert_eq!(chosen(filtered), ["b::new_hook"]);
+        let module = Wanted {
+            filter: Some("datapath::a::"),
+            ..newer
+        };
+        assert_eq!(chosen(module), ["a::fast", "a::slow"]);
     }
 
     #[test]
