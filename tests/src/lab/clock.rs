@@ -49,8 +49,14 @@ pub(crate) fn sleep_until(at_ns: u64) {
 /// Waits until `condition` holds and returns how long that took.
 ///
 /// # Errors
-/// Names `what` when the condition does not hold within `bound`.
-pub fn wait_for(
+/// Names `what` when the condition does not hold within `bound`, or as many times
+/// that as the machine is slower than a real one.
+pub fn wait_for(what: &str, bound: Duration, condition: impl FnMut() -> bool) -> Result<Duration> {
+    wait_within(what, slowed(bound), condition)
+}
+
+/// As [`wait_for`], not longer than that on any machine.
+pub(crate) fn wait_within(
     what: &str,
     bound: Duration,
     mut condition: impl FnMut() -> bool,

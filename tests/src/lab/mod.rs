@@ -51,7 +51,7 @@ pub use foreign::{Foreign, Side};
 pub use frame::{arp_reply, arp_request, ethernet, redirect, router_advertisement};
 pub use host::{Family, Host, Mac};
 pub use netns::Netns;
-pub use pace::{fewer, slowness};
+pub use pace::{fewer, slowed, slowness};
 pub use packet::{IpPacket, tcp_flags};
 pub use parse::{Arp, Parsed, TcpHead, parse_arp, parse_frame, parse_ip};
 pub use probe::{Outcome, Probe, Proto, matrix, probe};

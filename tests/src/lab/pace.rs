@@ -3,8 +3,8 @@
 //!
 //! An emulated machine takes many times as long for a packet, so at the pace that a
 //! real one keeps it would do nothing but send. Streams, flows and churns send
-//! more slowly there by themselves; a test that does something very often asks
-//! how often is enough. What must hold is the same on every machine.
+//! more slowly there by themselves, and bounds are longer; a test that does
+//! something very often asks how often is enough. What must hold is the same on every machine.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -36,9 +36,9 @@ pub fn fewer(times: usize) -> usize {
     (times / slowness).max(2)
 }
 
-/// A time between packets or connections, on this machine.
-pub(crate) fn slowed(interval: Duration) -> Duration {
-    interval.saturating_mul(slowness())
+/// What is so long on a real machine, on this one: a time between packets, a bound.
+pub fn slowed(real: Duration) -> Duration {
+    real.saturating_mul(slowness())
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 
-use super::clock::{RealtimeOffset, duration_ns, now_ns, sleep_until, wait_for};
+use super::clock::{RealtimeOffset, duration_ns, now_ns, sleep_until, wait_for, wait_within};
 use super::host::{Family, Host};
 use super::pace::slowed;
 use super::sys::{self, Batch, Origin};
@@ -219,7 +219,7 @@ impl UdpStream {
         }
         let sent = self.sent();
         // In vain when datagrams are lost, which the report will say.
-        let _ = wait_for("the last datagrams", DRAIN, || {
+        let _ = wait_within("the last datagrams", DRAIN, || {
             self.received() >= sent && (!self.reply || self.replied() >= sent)
         });
         self.shared.receivers_stop.store(true, Ordering::Release);

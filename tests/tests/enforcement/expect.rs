@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use policy_tests::lab::{
-    Family, Host, Outcome, Probe, Proto, ServeSpec, Server, TcpReport, matrix, slowness, wait_for,
+    Family, Host, Outcome, Probe, Proto, ServeSpec, Server, TcpReport, matrix, slowed, wait_for,
 };
 
 use crate::node::BOUND;
@@ -56,8 +56,8 @@ pub(crate) fn ensure_undisturbed(server: &Server, reports: &[TcpReport]) -> Resu
         server.connections() == 0
     })?;
     let delay = match server.retransmits() {
-        0 => BOUND,
-        _ => FIRST_RETRANSMISSION * slowness(),
+        0 => slowed(BOUND),
+        _ => slowed(FIRST_RETRANSMISSION),
     };
     for report in reports {
         ensure!(

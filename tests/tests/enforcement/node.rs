@@ -11,7 +11,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use policy_tests::lab::{Host, Lab, NodeProcess, PodWanted, Wiring, wait_for};
+use policy_tests::lab::{Host, Lab, NodeProcess, PodWanted, Wiring, slowed, wait_for};
 use serde_json::{Value, json};
 
 use crate::folder::{Folder, Pod};
@@ -198,7 +198,7 @@ impl Node {
 
     /// Waits until what was in the folder before is in force; the status then.
     pub(crate) fn settle(&self) -> Result<Value> {
-        let output = self.status(&["--wait", "--timeout", "20s"])?;
+        let output = self.wait_for_status()?;
         ensure!(
             output.status.success(),
             "status --wait: {}\n{}\n{}\n{}",
@@ -208,6 +208,12 @@ impl Node {
             self.agent().describe()
         );
         serde_json::from_slice(&output.stdout).context("the status is JSON")
+    }
+
+    /// `status`, when what was in the folder before is in force, or cannot be.
+    pub(crate) fn wait_for_status(&self) -> Result<Output> {
+        let bound = format!("{}s", slowed(BOUND).as_secs());
+        self.status(&["--wait", "--timeout", &bound])
     }
 
     /// `status` with more arguments.
