@@ -4,6 +4,7 @@
 //! ones, while the agent is killed, restarted and replaced.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::Path;
 use std::thread;
@@ -224,16 +225,31 @@ fn outlived(wiring: Wiring) -> Result<()> {
     node.finish()
 }
 
+/// The pins of what is on interfaces, by name: links, or filters on kernels without
+/// TCX, which have no id.
+fn hooks(node: &Node) -> Result<BTreeSet<OsString>> {
+    let pins = files_below(&node.bpffs().join("policy-agent"))?;
+    let on_interfaces = pins.iter().filter(|pin| {
+        let folder = pin.parent();
+        folder.is_some_and(|folder| folder.ends_with("links"))
+    });
+    let names = on_interfaces.filter_map(|pin| pin.file_name());
+    Ok(names.map(OsStr::to_owned).collect())
+}
+
 /// Ends one agent and starts another: links stay, programs are replaced.
 fn upgrade(node: &mut Node, binary: &Path) -> Result<()> {
     let (links, before) = programs(node)?;
-    ensure!(!links.is_empty() && !before.is_empty());
+    let hooked = hooks(node)?;
+    ensure!(!hooked.is_empty() && !before.is_empty());
     node.stop()?;
     forget_programs(node)?;
     node.start_command(node.run_command(binary))?;
     node.settle()?;
     let (links_now, now) = programs(node)?;
     ensure!(links == links_now, "links {links:?} became {links_now:?}");
+    let hooked_now = hooks(node)?;
+    ensure!(hooked == hooked_now, "{hooked:?} became {hooked_now:?}");
     ensure!(
         before.is_disjoint(&now),
         "programs {before:?} are still there"
