@@ -14,8 +14,8 @@ mkdir -p /sys/fs/cgroup
 modprobe tun
 ip link set lo up
 export HOME=/tmp TERM=dumb POLICY_AGENT=/usr/bin/policy-agent RUST_BACKTRACE=0
-# Emulated: see tests/src/lab/pace.rs.
-export POLICY_LAB_SLOWNESS=20
+# Emulated: see tests/src/lab/pace.rs. A change under traffic takes seconds here.
+export POLICY_LAB_SLOWNESS=20 POLICY_FLIPS=20
 
 echo "vm: $(cat /proc/sys/kernel/osrelease)"
 case $(cat /proc/cmdline) in
