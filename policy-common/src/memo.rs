@@ -28,7 +28,7 @@ pub struct Memo {
 
 const _: () = assert!(size_of::<Memo>() == 32);
 
-/// The stamp of now. `epoch`: [`crate::abi::config::Config::epoch`]; `ticks`: jiffies.
+/// The stamp of now. `epoch`: [`crate::abi::maps::EPOCH`]; `ticks`: jiffies.
 ///
 /// Neither goes back, so their sum stays the same only while both do.
 #[inline(always)]

@@ -83,6 +83,9 @@ pub(crate) static FRAGMENTS: LruHashMap<FragKey, FragEntry, { abi::FRAGMENT_ENTR
 #[btf_map(name = "pa_flows")]
 pub(crate) static FLOWS: PerCpuArray<FlowSet, { abi::FLOW_SETS }> = PerCpuArray::new();
 
+#[btf_map(name = "pa_epoch")]
+pub(crate) static EPOCH: Array<u64, 1, { abi::F_MMAPABLE }> = Array::new();
+
 #[btf_map(name = "pa_peer_memo")]
 pub(crate) static PEER_MEMO: PerCpuArray<Memo, { abi::PEER_MEMO_ENTRIES }> = PerCpuArray::new();
 

@@ -1,21 +1,24 @@
 //! What this CPU was told a moment ago, in its maps; `policy_common::memo` says how
 //! long it is good.
 
-use core::mem::offset_of;
 use core::ptr::{addr_of, addr_of_mut};
 
 use aya_ebpf::btf_maps::PerCpuArray;
-use policy_common::abi::config::Config;
 use policy_common::memo::{self, Memo};
 use policy_common::packet::Words;
 
-use crate::clock;
-use crate::settings::setting64;
+use crate::{clock, maps};
 
 /// The stamp of now; to be read before what is to be noted under it is asked.
 #[inline(always)]
 pub(crate) fn stamp() -> u64 {
-    memo::stamp(setting64(offset_of!(Config, epoch)), clock::ticks64())
+    // Element 0 of an array of one is always there.
+    let epoch = maps::EPOCH.get_ptr(0).map_or(0, |epoch| {
+        let epoch: *const u64 = epoch;
+        // SAFETY: array elements stay; one aligned load.
+        unsafe { epoch.read_volatile() }
+    });
+    memo::stamp(epoch, clock::ticks64())
 }
 
 /// The answer to a question that was asked under the stamp of now.

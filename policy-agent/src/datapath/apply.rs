@@ -346,6 +346,15 @@ impl Maps {
         })
     }
 
+    /// After a change of what addresses and policies answer: packets from here on
+    /// ask the tables, and not what their CPU remembers.
+    fn move_epoch_on(&self) {
+        let epoch = self.epoch.read(0).unwrap_or_default();
+        self.epoch
+            .store(0, 0, epoch + 1)
+            .expect("the map has one element of one word");
+    }
+
     fn write_endpoint(&self, slot: u32, value: &Endpoint) -> Result<(), MapError> {
         // Number and flags last: the flags say that the slot is used.
         self.endpoints

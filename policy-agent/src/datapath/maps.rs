@@ -74,6 +74,7 @@ pub struct Maps {
     pub(super) endpoints: Mapping<Endpoint>,
     pub(super) ct_count: Mapping<CtCount>,
     pub(super) config: Mapping<Config>,
+    pub(super) epoch: Mapping<u64>,
 }
 
 impl Maps {
@@ -121,6 +122,7 @@ impl Maps {
             endpoints: mapped(&fds, abi::ENDPOINTS)?,
             ct_count: mapped(&fds, abi::CT_COUNT)?,
             config: mapped(&fds, abi::CONFIG)?,
+            epoch: mapped(&fds, abi::EPOCH)?,
         })
     }
 

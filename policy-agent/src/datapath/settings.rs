@@ -109,15 +109,6 @@ impl Maps {
             .map_err(stored)
     }
 
-    /// After a change of what addresses and policies answer: packets from here on
-    /// ask the tables, and not what their CPU remembers.
-    pub(super) fn move_epoch_on(&self) {
-        let epoch = self.config().epoch + 1;
-        self.config
-            .store(0, offset_of!(Config, epoch), epoch)
-            .expect("the settings map has one element, and the field is in it");
-    }
-
     /// Notes the newest generation; never goes back.
     pub(super) fn note_generation(&self, generation: u32) -> Result<(), MapError> {
         if generation <= self.config().generation {

@@ -9,9 +9,6 @@ pub struct Config {
     /// The newest generation given to an endpoint's word. Only ever grows, also
     /// across agents; the kernel does not read it.
     pub generation: u32,
-    /// Grows after every change of a table that says who an address is or what a
-    /// policy says, before the next word is stored: see [`crate::memo`].
-    pub epoch: u64,
     /// Confirmed connection records that one endpoint may hold.
     pub ct_budget: u32,
     /// Events that each CPU may send per [`EVENT_TICK_NS`].
@@ -62,7 +59,7 @@ pub struct EventTokens {
 }
 
 const _: () = {
-    assert!(size_of::<Config>() == 72);
-    assert!(core::mem::offset_of!(Config, range4) == 32);
-    assert!(core::mem::offset_of!(Config, range6) == 40);
+    assert!(size_of::<Config>() == 64);
+    assert!(core::mem::offset_of!(Config, range4) == 24);
+    assert!(core::mem::offset_of!(Config, range6) == 32);
 };

@@ -38,6 +38,9 @@ pub const CT_COUNT: &str = "pa_ct_count";
 pub const FRAGMENTS: &str = "pa_fragments";
 /// Per-CPU cache of flows that passed.
 pub const FLOWS: &str = "pa_flows";
+/// Grows after every change of a table that says who an address is or what a policy
+/// says, before the next word is stored: see [`crate::memo`].
+pub const EPOCH: &str = "pa_epoch";
 /// Per-CPU memo of who addresses are.
 pub const PEER_MEMO: &str = "pa_peer_memo";
 /// Per-CPU memo of what policies say.
@@ -176,7 +179,7 @@ use super::{config, conntrack, endpoint, fragment, identity, policy, service};
 use crate::{flow_cache, memo};
 
 /// Every map, in the order in which `policy-agent maps` lists them.
-pub const ALL: [MapSpec; 26] = [
+pub const ALL: [MapSpec; 27] = [
     spec::<u32, endpoint::IfindexEntry>(
         IFINDEX,
         ARRAY,
@@ -289,6 +292,13 @@ pub const ALL: [MapSpec; 26] = [
         FLOW_SETS,
         0,
         "flows that passed lately",
+    ),
+    spec::<u32, u64>(
+        EPOCH,
+        ARRAY,
+        1,
+        F_MMAPABLE,
+        "changes that CPUs must not remember beyond",
     ),
     spec::<u32, memo::Memo>(
         PEER_MEMO,

@@ -133,7 +133,6 @@ impl Kernel {
             generation: world::WORD.generation(),
             ct_budget: CT_BUDGET,
             events_per_tick: EVENTS_PER_TICK,
-            epoch: 0,
             endpoint_number: world::NUMBER,
             mark_shift: policy_common::abi::mark::DEFAULT_SHIFT,
             range4: [[0; 4]; 2],
