@@ -1,10 +1,9 @@
 //! Label selectors (`metav1.LabelSelector`), in canonical form.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Labels of an object.
-pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
+use super::labels::Labels;
 
 /// One condition on labels.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

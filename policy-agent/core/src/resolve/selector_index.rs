@@ -236,7 +236,7 @@ impl Scope {
         if self.by_key.is_empty() {
             return;
         }
-        for (key, value) in labels {
+        for (key, value) in labels.iter() {
             if let Some(bucket) = self.by_key.get(key) {
                 ask(&bucket.any_value);
                 if let Some(entries) = bucket.by_value.get(value) {

@@ -43,12 +43,12 @@ pub(super) struct Annotations {
 impl MetaObject {
     pub(super) fn labels(&self, names: &mut Names) -> Labels {
         let labels = self.labels.iter().flatten();
-        labels
-            .map(|(key, value)| {
-                let value = value.as_deref().unwrap_or_default();
-                (names.get(key), names.get(value))
-            })
-            .collect()
+        let labels = labels.map(|(key, value)| {
+            let value = value.as_deref().unwrap_or_default();
+            (names.get(key), names.get(value))
+        });
+        let labels = labels.collect();
+        names.share(labels)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Strings that many objects share, kept once.
+//! Strings, and sets of labels, that many objects share: kept once.
 //!
 //! What no object holds any more is dropped now and then, by itself: after as many
 //! questions as there are strings, so that it costs each of them next to nothing.
@@ -7,10 +7,13 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// Gives equal strings the same allocation.
+use policy_core::model::Labels;
+
+/// Gives equal strings the same allocation, and equal sets of labels.
 #[derive(Debug, Default)]
 pub struct Names {
     known: HashSet<Arc<str>>,
+    labels: HashSet<Labels>,
     /// Questions since strings were dropped that nobody else held.
     asked: usize,
     /// Questions after which that is done again.
@@ -40,8 +43,20 @@ impl Names {
         name
     }
 
-    /// Drops the strings that nobody else holds, and the room for them.
+    /// The shared form of an object's labels.
+    pub fn share(&mut self, labels: Labels) -> Labels {
+        if let Some(known) = self.labels.get(&labels) {
+            return known.clone();
+        }
+        self.labels.insert(labels.clone());
+        labels
+    }
+
+    /// Drops what nobody else holds, and the room for it.
     pub fn prune(&mut self) {
+        // First: they hold strings.
+        self.labels.retain(Labels::is_shared);
+        self.labels.shrink_to(2 * self.labels.len());
         self.known.retain(|name| Arc::strong_count(name) > 1);
         // With room for as many again: those that come are most often as many as
         // those that went.
@@ -63,6 +78,27 @@ mod tests {
         names.prune();
         assert!(Arc::ptr_eq(&first, &names.get("app")));
         assert_eq!(&*names.get("tier"), "tier");
+    }
+
+    #[test]
+    fn equal_sets_of_labels_are_one_as_long_as_somebody_has_it() {
+        let mut names = Names::new();
+        let mut pod = |app: &str| {
+            let label = (names.get("app"), names.get(app));
+            names.share(Labels::from([label]))
+        };
+        let (first, second, other) = (pod("web"), pod("web"), pod("db"));
+        assert_eq!(first, second);
+        assert_ne!(first, other);
+        let same =
+            |a: &Labels, b: &Labels| std::ptr::eq(a.get("app").unwrap(), b.get("app").unwrap());
+        assert!(same(&first, &second), "one allocation");
+        drop((first, other));
+        names.prune();
+        assert_eq!((names.labels.len(), names.known.len()), (1, 2), "of second");
+        drop(second);
+        names.prune();
+        assert_eq!((names.labels.len(), names.known.len()), (0, 0));
     }
 
     #[test]
