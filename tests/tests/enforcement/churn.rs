@@ -27,8 +27,12 @@ const WAVE: std::ops::RangeInclusive<usize> = 20..=100;
 /// what memory was left of those would not show with few.
 const REMOTE: usize = 980;
 const REMOTE_FIRST: usize = 10_000;
-/// Waves between two looks at whether policy is in force.
+/// Waves between two looks at whether policy is in force, and between two that go
+/// pod by pod.
 const LOOK_EVERY: usize = 5;
+/// A hundred interfaces get their programs one after the other, each after a grace
+/// period of the kernel; this bounds a loaded machine.
+const ATTACHED: Duration = Duration::from_secs(120);
 /// Records of connections of pods that are gone are swept every 10 s, and memory
 /// that they took is given back then.
 const SWEPT: Duration = Duration::from_secs(40);
@@ -170,7 +174,7 @@ fn nothing_stays_of_thousands_of_pods_that_came_and_went() -> Result<()> {
         objects.extend(policies(wave));
         node.folder.put_all("wave.json", &objects)?;
         let pods = come(&mut node, wave, size)?;
-        let status = node.settle()?;
+        let status = node.settle_within(ATTACHED)?;
         let endpoints = status["endpoints"].as_array().context("endpoints")?;
         ensure!(
             endpoints.len() == size && endpoints.iter().all(|pod| pod["programmed"] == true),
@@ -200,10 +204,10 @@ fn nothing_stays_of_thousands_of_pods_that_came_and_went() -> Result<()> {
             );
         }
         most = most.max(resident(&node)?);
-        go(&mut node, pods, wave % 2 == 0)?;
+        go(&mut node, pods, wave % LOOK_EVERY != 0)?;
         node.folder.remove("wave.json")?;
     }
-    node.settle()?;
+    node.settle_within(ATTACHED)?;
     let (mut end, mut ended) = (holdings(&node)?, resident(&node)?);
     let back = wait_for("all to be as it was", SWEPT, || {
         if let (Ok(now), Ok(memory)) = (holdings(&node), resident(&node)) {

@@ -198,7 +198,12 @@ impl Node {
 
     /// Waits until what was in the folder before is in force; the status then.
     pub(crate) fn settle(&self) -> Result<Value> {
-        let output = self.wait_for_status()?;
+        self.settle_within(BOUND)
+    }
+
+    /// As [`Self::settle`], where there is more to do.
+    pub(crate) fn settle_within(&self, bound: Duration) -> Result<Value> {
+        let output = self.wait_for_status_within(bound)?;
         ensure!(
             output.status.success(),
             "status --wait: {}\n{}\n{}\n{}",
@@ -212,7 +217,11 @@ impl Node {
 
     /// `status`, when what was in the folder before is in force, or cannot be.
     pub(crate) fn wait_for_status(&self) -> Result<Output> {
-        let bound = format!("{}s", slowed(BOUND).as_secs());
+        self.wait_for_status_within(BOUND)
+    }
+
+    fn wait_for_status_within(&self, bound: Duration) -> Result<Output> {
+        let bound = format!("{}s", slowed(bound).as_secs());
         self.status(&["--wait", "--timeout", &bound])
     }
 
