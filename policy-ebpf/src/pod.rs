@@ -138,8 +138,11 @@ fn set_mark(skb: &Skb, state: u32, slot: u32) {
 fn sender_of(skb: &Skb, memory: *mut FrameMemory, slot: u32) -> u32 {
     let (flags, shift) = head();
     let asks = match mark::state(skb.mark(), shift) {
-        _ if flags & FLAG_ENFORCE_OFF != 0 => false,
+        // Nobody is asked, and the cache must not learn that: it would know when
+        // enforcement is on again.
+        mark::UNDECIDED if flags & FLAG_ENFORCE_OFF != 0 => return sender::ALLOWED,
         mark::UNDECIDED => true,
+        _ if flags & FLAG_ENFORCE_OFF != 0 => false,
         mark::NONE => flags & FLAG_EGRESS != 0 && is_local(memory),
         _ => false,
     };
