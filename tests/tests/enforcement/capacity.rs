@@ -101,8 +101,8 @@ fn nearly_full_map_is_told_of_and_what_does_not_fit_leaves_the_old_policy() -> R
     // round, and it stays as it is.
     let turned = every_second_port("shop/db", "db", "other", 10_000, 1000);
     node.folder.put_all("db.json", &[turned])?;
-    // Told by the exit status, too: not everything is in force.
-    let output = node.wait_for_status()?;
+    // Told by the exit status, too: not everything is in force, for all that time.
+    let output = node.status(&["--wait", "--timeout", "20s"])?;
     ensure!(output.status.code() == Some(3), "{output:?}");
     let status: Value = serde_json::from_slice(&output.stdout)?;
     ensure!(status["programmed"] == false, "{status}");

@@ -203,7 +203,8 @@ impl Node {
 
     /// As [`Self::settle`], where there is more to do.
     pub(crate) fn settle_within(&self, bound: Duration) -> Result<Value> {
-        let output = self.wait_for_status_within(bound)?;
+        let bound = format!("{}s", slowed(bound).as_secs());
+        let output = self.status(&["--wait", "--timeout", &bound])?;
         ensure!(
             output.status.success(),
             "status --wait: {}\n{}\n{}\n{}",
@@ -213,16 +214,6 @@ impl Node {
             self.agent().describe()
         );
         serde_json::from_slice(&output.stdout).context("the status is JSON")
-    }
-
-    /// `status`, when what was in the folder before is in force, or cannot be.
-    pub(crate) fn wait_for_status(&self) -> Result<Output> {
-        self.wait_for_status_within(BOUND)
-    }
-
-    fn wait_for_status_within(&self, bound: Duration) -> Result<Output> {
-        let bound = format!("{}s", slowed(bound).as_secs());
-        self.status(&["--wait", "--timeout", &bound])
     }
 
     /// `status` with more arguments.
