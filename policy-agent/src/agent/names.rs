@@ -1,12 +1,16 @@
 //! What numbers in the kernel stand for: rules and endpoints, also those that
 //! went a while ago, because an event may be late.
+//!
+//! Not for long: a name that was made among thousands of objects keeps a page of
+//! memory from going back to the system when they are gone.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use policy_core::desired::{PodRef, Provenance};
 
-/// Names that are remembered after what they stand for is gone, each of rules and
-/// of pods. An event is late by milliseconds, a second where a reader is slow.
+/// Names that are remembered at most after what they stand for is gone, each of
+/// rules and of pods, and until the second sweep. An event is late by milliseconds,
+/// a second where a reader is slow.
 const REMEMBERED: usize = 2_048;
 
 /// Names by number.
@@ -22,7 +26,7 @@ impl Names {
         for (id, provenance) in rules {
             self.rules.learn(*id, provenance);
         }
-        self.rules.forget(|id| rules.contains_key(&id), rules.len());
+        self.rules.forget(rules.keys().copied().collect());
     }
 
     /// Takes in the endpoints in force, all of them: numbers and pods.
@@ -32,7 +36,13 @@ impl Names {
             self.pods.learn(number, pod);
             now.insert(number);
         }
-        self.pods.forget(|number| now.contains(&number), now.len());
+        self.pods.forget(now);
+    }
+
+    /// Forgets what was gone at the last sweep already.
+    pub(super) fn sweep(&mut self) {
+        self.rules.sweep();
+        self.pods.sweep();
     }
 
     /// What a rule id stands for.
@@ -51,6 +61,9 @@ struct Recent<T> {
     by_number: BTreeMap<u32, T>,
     /// The same numbers, those first that came, or were in force, longest ago.
     order: VecDeque<u32>,
+    in_force: BTreeSet<u32>,
+    /// What was not in force at the last sweep.
+    gone: BTreeSet<u32>,
 }
 
 impl<T> Default for Recent<T> {
@@ -58,6 +71,8 @@ impl<T> Default for Recent<T> {
         Self {
             by_number: BTreeMap::new(),
             order: VecDeque::new(),
+            in_force: BTreeSet::new(),
+            gone: BTreeSet::new(),
         }
     }
 }
@@ -72,22 +87,34 @@ impl<T: Clone + PartialEq> Recent<T> {
         }
     }
 
-    /// Forgets what came longest ago, where there is more than enough besides the
-    /// `count` numbers that are in force.
-    fn forget(&mut self, is_in_force: impl Fn(u32) -> bool, count: usize) {
-        while self.order.len() > count + REMEMBERED {
+    /// Forgets what came longest ago, where there is more than enough besides what
+    /// is in force.
+    fn forget(&mut self, in_force: BTreeSet<u32>) {
+        while self.order.len() > in_force.len() + REMEMBERED {
             let Some(oldest) = self.order.pop_front() else {
-                return;
+                break;
             };
-            if is_in_force(oldest) {
+            if in_force.contains(&oldest) {
                 self.order.push_back(oldest);
             } else {
                 self.by_number.remove(&oldest);
             }
         }
-        if self.order.capacity() > 4 * (self.order.len() + REMEMBERED) {
-            self.order.shrink_to_fit();
-        }
+        self.in_force = in_force;
+    }
+
+    fn sweep(&mut self) {
+        let Self {
+            by_number,
+            order,
+            in_force,
+            gone,
+        } = self;
+        by_number.retain(|number, _| in_force.contains(number) || !gone.contains(number));
+        order.retain(|number| by_number.contains_key(number));
+        order.shrink_to(2 * order.len());
+        let now = by_number.keys().filter(|number| !in_force.contains(number));
+        *gone = now.copied().collect();
     }
 }
 
@@ -117,6 +144,22 @@ mod tests {
         assert_eq!(names.pod(last - 100), Some(&pod(last - 100)));
         assert!(names.pods.by_number.len() <= REMEMBERED + 2);
         assert_eq!(names.pods.by_number.len(), names.pods.order.len());
+    }
+
+    #[test]
+    fn what_is_gone_is_forgotten_at_the_second_sweep() {
+        let mut names = Names::default();
+        let (stays, goes) = (pod(1), pod(2));
+        names.learn_pods([(1, &stays), (2, &goes)].into_iter());
+        names.sweep();
+        names.sweep();
+        assert_eq!(names.pod(2), Some(&goes), "it is in force");
+        names.learn_pods(std::iter::once((1, &stays)));
+        names.sweep();
+        assert_eq!(names.pod(2), Some(&goes), "an event may be late");
+        names.sweep();
+        assert_eq!((names.pod(1), names.pod(2)), (Some(&stays), None));
+        assert_eq!((names.pods.order.len(), names.pods.gone.len()), (1, 0));
     }
 
     #[test]

@@ -254,6 +254,7 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
                     Ok(swept) => state.swept(&swept),
                     Err(error) => eprintln!("connection records could not be swept: {error}"),
                 }
+                state.names.sweep();
                 state.give_back_memory();
                 continue
             }

@@ -36,9 +36,8 @@ const ATTACHED: Duration = Duration::from_secs(120);
 /// Records of connections of pods that are gone are swept every 10 s, and memory
 /// that they took is given back then.
 const SWEPT: Duration = Duration::from_secs(40);
-/// Memory that may be added by all waves, however many, KiB: names that late events
-/// may ask for (of 2,048 pods and as many rules), tables that grew, and pages of
-/// which a part is in use.
+/// Memory that may be added by all waves, however many, KiB: tables that grew, and
+/// pages of which a part is in use.
 const KEPT_KIB: u64 = 4 * 1024;
 
 /// What must be as it was.
