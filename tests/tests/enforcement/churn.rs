@@ -86,11 +86,18 @@ fn holdings(node: &Node) -> Result<Holdings> {
     })
 }
 
-/// Resident memory of the agent, KiB.
+/// Resident memory of the agent, KiB, without the pages of its binary, which come as
+/// they are used.
 fn resident(node: &Node) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{}/status", node.agent().pid()))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.context("VmRSS")?.trim().trim_end_matches("kB").trim();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib = line
+        .context("RssAnon")?
+        .trim()
+        .trim_end_matches("kB")
+        .trim();
     Ok(kib.parse()?)
 }
 
