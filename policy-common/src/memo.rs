@@ -28,7 +28,15 @@ pub struct Memo {
 
 const _: () = assert!(size_of::<Memo>() == 32);
 
-/// The stamp of now. `epoch`: [`crate::abi::maps::EPOCH`]; `ticks`: jiffies.
+/// The one element of [`crate::abi::maps::EPOCH`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Epoch {
+    /// Runs of changes so far.
+    pub changes: u64,
+}
+
+/// The stamp of now. `epoch`: [`Epoch::changes`]; `ticks`: jiffies.
 ///
 /// Neither goes back, so their sum stays the same only while both do.
 #[inline(always)]

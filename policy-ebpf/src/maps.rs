@@ -13,7 +13,7 @@ use policy_common::abi::maps as abi;
 use policy_common::abi::policy::{Interval, PolicyEntry, PolicyKey, PortSet};
 use policy_common::abi::service::{Svc, SvcKey};
 use policy_common::flow_cache::FlowSet;
-use policy_common::memo::Memo;
+use policy_common::memo::{Epoch, Memo};
 
 #[btf_map(name = "pa_ifindex")]
 pub(crate) static IFINDEX: Array<IfindexEntry, { abi::IFINDEX_ENTRIES }> = Array::new();
@@ -84,7 +84,7 @@ pub(crate) static FRAGMENTS: LruHashMap<FragKey, FragEntry, { abi::FRAGMENT_ENTR
 pub(crate) static FLOWS: PerCpuArray<FlowSet, { abi::FLOW_SETS }> = PerCpuArray::new();
 
 #[btf_map(name = "pa_epoch")]
-pub(crate) static EPOCH: Array<u64, 1, { abi::F_MMAPABLE }> = Array::new();
+pub(crate) static EPOCH: Array<Epoch, 1, { abi::F_MMAPABLE }> = Array::new();
 
 #[btf_map(name = "pa_peer_memo")]
 pub(crate) static PEER_MEMO: PerCpuArray<Memo, { abi::PEER_MEMO_ENTRIES }> = PerCpuArray::new();

@@ -4,7 +4,7 @@
 use core::ptr::{addr_of, addr_of_mut};
 
 use aya_ebpf::btf_maps::PerCpuArray;
-use policy_common::memo::{self, Memo};
+use policy_common::memo::{self, Epoch, Memo};
 use policy_common::packet::Words;
 
 use crate::{clock, maps};
@@ -14,9 +14,9 @@ use crate::{clock, maps};
 pub(crate) fn stamp() -> u64 {
     // Element 0 of an array of one is always there.
     let epoch = maps::EPOCH.get_ptr(0).map_or(0, |epoch| {
-        let epoch: *const u64 = epoch;
+        let epoch: *const Epoch = epoch;
         // SAFETY: array elements stay; one aligned load.
-        unsafe { epoch.read_volatile() }
+        unsafe { addr_of!((*epoch).changes).read_volatile() }
     });
     memo::stamp(epoch, clock::ticks64())
 }

@@ -12,10 +12,16 @@ use super::state::State;
 /// of it while it is read, so less than 5 MiB are at stake.
 const WORTH: usize = 1_000;
 
+/// Sweeps after one that was worth it that are so, too: what is remembered a while
+/// of objects that went, for events that are late, is freed until then.
+const AFTERMATH: u8 = 2;
+
 /// How much has changed since memory was given back.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     changed: usize,
+    /// Sweeps at which it will be worth it whatever changes.
+    still: u8,
 }
 
 impl Memory {
@@ -24,12 +30,15 @@ impl Memory {
         self.changed = self.changed.saturating_add(objects);
     }
 
-    /// Whether it is worth it now; begins to count anew then.
+    /// Whether it is worth it at this sweep; begins to count anew then.
     fn is_due(&mut self) -> bool {
-        let due = self.changed >= WORTH;
-        if due {
+        if self.changed >= WORTH {
             self.changed = 0;
+            self.still = AFTERMATH;
+            return true;
         }
+        let due = self.still > 0;
+        self.still = self.still.saturating_sub(1);
         due
     }
 }
@@ -57,17 +66,33 @@ fn trim() {
 #[cfg(not(target_env = "gnu"))]
 fn trim() {}
 
+/// One heap for all threads, to be asked for before there is more than one: what
+/// others have at the end of theirs, nobody gives back. Hardly any two threads of the
+/// agent work at once.
+#[cfg(target_env = "gnu")]
+pub(super) fn share_heap() {
+    // SAFETY: it takes two numbers, and sets one that counts when a thread asks for
+    // its first memory (mallopt(3)).
+    let _ = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
+/// As with [`trim`].
+#[cfg(not(target_env = "gnu"))]
+pub(super) fn share_heap() {}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn it_is_due_once_for_all_that_changed() {
+    fn it_is_due_for_all_that_changed_and_until_that_is_forgotten() {
         let mut memory = Memory::default();
         memory.changed(WORTH - 1);
         assert!(!memory.is_due());
         memory.changed(1);
-        assert!(memory.is_due());
+        for _sweep in 0..=AFTERMATH {
+            assert!(memory.is_due());
+        }
         assert!(!memory.is_due(), "nothing has changed since");
         memory.changed(usize::MAX);
         memory.changed(usize::MAX);

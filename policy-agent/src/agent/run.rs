@@ -82,6 +82,7 @@ pub struct Options {
 /// # Errors
 /// When it cannot start: what is in force from an earlier agent stays then.
 pub fn run(options: &Options) -> anyhow::Result<()> {
+    super::memory::share_heap();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

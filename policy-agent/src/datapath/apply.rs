@@ -14,6 +14,7 @@ use policy_common::abi::{
     endpoint::{Endpoint, IfindexEntry, PolicyWord},
     maps::{self as abi, IFINDEX_ENTRIES},
 };
+use policy_common::memo::Epoch;
 use policy_core::ops::Op;
 
 use super::{
@@ -351,8 +352,8 @@ impl Maps {
     fn move_epoch_on(&self) {
         let epoch = self.epoch.read(0).unwrap_or_default();
         self.epoch
-            .store(0, 0, epoch + 1)
-            .expect("the map has one element of one word");
+            .store(0, offset_of!(Epoch, changes), epoch.changes + 1)
+            .expect("the map has one element, and the field is in it");
     }
 
     fn write_endpoint(&self, slot: u32, value: &Endpoint) -> Result<(), MapError> {

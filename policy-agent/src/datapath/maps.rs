@@ -16,7 +16,7 @@ use policy_common::abi::{
     service::{Svc, SvcKey},
 };
 use policy_common::flow_cache::FlowSet;
-use policy_common::memo::Memo;
+use policy_common::memo::{Epoch, Memo};
 
 use super::{
     layout,
@@ -74,7 +74,7 @@ pub struct Maps {
     pub(super) endpoints: Mapping<Endpoint>,
     pub(super) ct_count: Mapping<CtCount>,
     pub(super) config: Mapping<Config>,
-    pub(super) epoch: Mapping<u64>,
+    pub(super) epoch: Mapping<Epoch>,
 }
 
 impl Maps {

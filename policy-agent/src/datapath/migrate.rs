@@ -49,9 +49,8 @@ const BATCH: usize = 4_096;
 /// A hash bucket that holds more than this is not one of ours.
 const BATCH_LIMIT: usize = 1 << 20;
 /// Maps whose contents end with the version: caches, rates and events.
-const TRANSIENT: [&str; 7] = [
+const TRANSIENT: [&str; 6] = [
     maps::FLOWS,
-    maps::EPOCH,
     maps::PEER_MEMO,
     maps::POLICY_MEMO,
     maps::EVENTS,

@@ -293,7 +293,7 @@ pub const ALL: [MapSpec; 27] = [
         0,
         "flows that passed lately",
     ),
-    spec::<u32, u64>(
+    spec::<u32, memo::Epoch>(
         EPOCH,
         ARRAY,
         1,

@@ -32,7 +32,14 @@ const LAYOUTS: [(&str, &[&str]); 2] = [
     ("2", &["pa_ct", "pa_ct_open", "pa_ct_pending"]),
 ];
 /// Maps of which nothing outlives a layout.
-const TRANSIENT: [&str; 4] = ["pa_counters", "pa_event_tokens", "pa_events", "pa_flows"];
+const TRANSIENT: [&str; 6] = [
+    "pa_counters",
+    "pa_event_tokens",
+    "pa_events",
+    "pa_flows",
+    "pa_peer_memo",
+    "pa_policy_memo",
+];
 /// Time between datagrams.
 const EVERY: Duration = Duration::from_micros(500);
 

@@ -12,7 +12,7 @@ use policy_common::abi::{
     service::{Svc, SvcKey},
 };
 use policy_common::flow_cache::FlowSet;
-use policy_common::memo::Memo;
+use policy_common::memo::{Epoch, Memo};
 
 /// A layout without padding for which any bytes are a value.
 ///
@@ -41,6 +41,7 @@ plain!(
     Cidr6,
     Config,
     Endpoint,
+    Epoch,
     EventTokens,
     FlowSet,
     FragEntry,
