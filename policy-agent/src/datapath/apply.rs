@@ -349,7 +349,7 @@ impl Maps {
 
     /// After a change of what addresses and policies answer: packets from here on
     /// ask the tables, and not what their CPU remembers.
-    fn move_epoch_on(&self) {
+    pub(super) fn move_epoch_on(&self) {
         let epoch = self.epoch.read(0).unwrap_or_default();
         self.epoch
             .store(0, offset_of!(Epoch, changes), epoch.changes + 1)

@@ -80,6 +80,8 @@ impl Datapath {
         let reused = same.is_some();
         let found = same.map_or_else(|| load(&pins, object), Ok);
         let opened = found.and_then(|(maps, programs)| {
+            // An agent may have ended between a change and this.
+            maps.move_epoch_on();
             if let Some(migration) = &migration {
                 migration.carry_out(&programs)?;
             }

@@ -129,15 +129,34 @@ fn number_of_a_policy_that_is_used_again_says_what_it_says_now() {
 }
 
 #[test]
+fn agent_that_starts_forgets_what_was_known_before() {
+    on_bed(|bed| {
+        let datapath = bed.open();
+        apply(&datapath, &bed.pod());
+        assert!(passes(&datapath, bed, FRIEND));
+        drop(datapath);
+        // As if the one before had ended right after this.
+        delete_friend(bed);
+        let datapath = bed.open();
+        assert!(!passes(&datapath, bed, FRIEND));
+    });
+}
+
+/// Removes the friend's row behind the agent's back.
+fn delete_friend(bed: &Bed) {
+    let map = bed.pins().map(maps::ID4);
+    let [a, b, c, d] = FRIEND.octets();
+    let delete = format!("map delete pinned {} key {a} {b} {c} {d}", map.display());
+    run("bpftool", &delete);
+}
+
+#[test]
 fn change_of_which_nobody_told_is_seen_after_a_moment() {
     on_bed(|bed| {
         let datapath = bed.open();
         apply(&datapath, &bed.pod());
         assert!(passes(&datapath, bed, FRIEND));
-        let map = bed.pins().map(maps::ID4);
-        let [a, b, c, d] = FRIEND.octets();
-        let delete = format!("map delete pinned {} key {a} {b} {c} {d}", map.display());
-        run("bpftool", &delete);
+        delete_friend(bed);
         let denied = || {
             let packet = tcp((FRIEND, 1_000), (POD, 80), SYN);
             let answer = datapath.test_run(&packet, bed.arriving(), 1).unwrap();
