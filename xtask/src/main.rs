@@ -4,6 +4,7 @@
 //! Every task that needs a tool first runs what `setup` does, so that none of
 //! them needs more than a machine with cargo on it.
 
+mod again;
 mod build_agent;
 mod build_ebpf;
 mod cluster;

@@ -14,6 +14,8 @@ pub(crate) struct Tally {
     pub(crate) ignored: usize,
     /// The names of those that failed, and of steps that did.
     pub(crate) failures: Vec<String>,
+    /// Tests that failed beside others and then passed alone, see `again`.
+    pub(crate) unsteady: Vec<String>,
 }
 
 impl Tally {
@@ -36,6 +38,23 @@ impl Tally {
     pub(crate) fn step_failed(&mut self, step: &str) {
         self.failed += 1;
         self.failures.push(step.to_owned());
+    }
+
+    /// Takes note of a failed test that passed when it ran again.
+    pub(crate) fn passed_after_all(&mut self, test: &str) {
+        self.failures.retain(|name| name != test);
+        self.failed -= 1;
+        self.passed += 1;
+        self.unsteady.push(test.to_owned());
+    }
+
+    /// Adds what another run came to.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+        self.failures.extend(other.failures);
+        self.unsteady.extend(other.unsteady);
     }
 
     /// Whether everything passed.

@@ -3,14 +3,15 @@
 //! House rules, formatting and clippy; the kernel programs; unit and property
 //! tests, which need no privilege; then, as root, the tests that load programs
 //! and open sockets in network namespaces. Nothing is skipped: without root the
-//! task fails and says how to go on. The last line adds up all tests.
+//! task fails and says how to go on. A test or two that fail are run again alone,
+//! see `again`. The last line adds up all tests.
 
 use std::{process::Command, time::Duration};
 
 use anyhow::{Result, bail};
 
 use crate::{
-    build_agent,
+    again, build_agent,
     build_ebpf::{self, Variant},
     cluster, host,
     job::{Job, announce},
@@ -64,14 +65,20 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
 
 /// Everything that runs without privilege, with debug assertions.
 fn unit_tests(workspace: &Workspace, args: &Args, tally: &mut Tally) {
-    let mut cargo = workspace.cargo();
-    cargo.arg("test");
-    for package in ["policy-common", "policy-core", "xtask"] {
-        cargo.args(["--package", package]);
-    }
+    let cargo = || {
+        let mut cargo = workspace.cargo();
+        cargo.arg("test");
+        for package in ["policy-common", "policy-core", "xtask"] {
+            cargo.args(["--package", package]);
+        }
+        cargo
+    };
     run_tests("unit and property tests", cargo, UNIT_LIMIT, args, tally);
-    let mut cargo = workspace.cargo();
-    cargo.args(["test", "--package", "policy-agent", "--lib"]);
+    let cargo = || {
+        let mut cargo = workspace.cargo();
+        cargo.args(["test", "--package", "policy-agent", "--lib"]);
+        cargo
+    };
     run_tests("unit tests of the agent", cargo, UNIT_LIMIT, args, tally);
 }
 
@@ -97,24 +104,37 @@ fn kernel_tests(workspace: &Workspace, args: &Args, tally: &mut Tally) {
         ),
         ("kernel tests", &["--package", "policy-tests"]),
     ] {
-        let mut cargo = optimised::cargo(workspace, "test");
-        cargo.args(targets).env("POLICY_AGENT", &agent);
+        let cargo = || {
+            let mut cargo = optimised::cargo(workspace, "test");
+            cargo.args(targets).env("POLICY_AGENT", &agent);
+            cargo
+        };
         run_tests(what, cargo, KERNEL_LIMIT, args, tally);
     }
 }
 
 /// Runs a `cargo test` and adds its results to the tally.
-fn run_tests(what: &str, mut cargo: Command, limit: Duration, args: &Args, tally: &mut Tally) {
+fn run_tests(
+    what: &str,
+    cargo: impl Fn() -> Command,
+    limit: Duration,
+    args: &Args,
+    tally: &mut Tally,
+) {
     announce(what);
-    cargo.arg("--no-fail-fast").args(&args.filter);
-    let failed_before = tally.failed;
-    match Job::new(what, cargo, limit).run_with_lines(|line| tally.read(line)) {
+    let mut all = cargo();
+    all.arg("--no-fail-fast").args(&args.filter);
+    let mut run = Tally::default();
+    match Job::new(what, all, limit).run_with_lines(|line| run.read(line)) {
         Ok(true) => {}
         // Tests that failed have been counted; code that did not compile has not.
-        Ok(false) if tally.failed > failed_before => {}
-        Ok(false) => tally.step_failed(what),
-        Err(error) => note(tally, what, Err(error)),
+        Ok(false) if run.failed > 0 => {
+            again::settle(&mut run, tally.unsteady.len(), again::LIMITS, cargo);
+        }
+        Ok(false) => run.step_failed(what),
+        Err(error) => note(&mut run, what, Err(error)),
     }
+    tally.add(run);
 }
 
 /// Reports a step that failed and goes on.
@@ -130,6 +150,11 @@ fn conclude(tally: &Tally) -> Result<()> {
     announce("all tests");
     for name in &tally.failures {
         println!("    failed: {name}");
+    }
+    for name in &tally.unsteady {
+        println!(
+            "    unsteady: {name} failed beside others and passed alone; look at its output above"
+        );
     }
     if tally.ignored > 0 {
         println!("    left out by #[ignore]: {}", tally.ignored);
