@@ -63,10 +63,16 @@ pub fn gate<'a, B: PacketBytes>(
                 if reason == DropReason::ExtensionHeaders {
                     return Gate::Drop(reason);
                 }
-                // Its source is known if its family is.
-                let known = frame.packet.family != 0;
-                if known && checks_source(pod) && !is_own(pod, &frame.packet) {
-                    return Gate::Drop(DropReason::Spoofed);
+                if checks_source(pod) {
+                    // Its source is known if its family is. What has none that can
+                    // be read may have anybody's.
+                    if frame.packet.family == 0 {
+                        if reason != DropReason::EtherType {
+                            return Gate::Drop(reason);
+                        }
+                    } else if !is_own(pod, &frame.packet) {
+                        return Gate::Drop(DropReason::Spoofed);
+                    }
                 }
             }
             unless_isolated(pod, direction, reason)

@@ -141,7 +141,7 @@ pub(super) const TESTS: [LeftOut; 9] = [
             "observe::sweeper_ends_what_nobody_answered_and_leaves_what_is_live",
             "observe::sweeper_removes_records_of_endpoints_that_are_gone",
             "packets::a_segment_passes_by_its_port_whatever_flags_it_has",
-            "packets::headers_that_contradict_themselves_pass_open_pods_only",
+            "packets::headers_that_contradict_themselves_reach_open_pods_only_and_leave_none",
             "packets::more_extension_headers_than_are_walked_pass_no_isolated_pod_and_leave_none",
             "packets::options_of_ipv4_do_not_hide_the_ports",
             "packets::sources_that_are_not_the_pods_leave_no_pod",

@@ -387,7 +387,7 @@ fn what_cannot_be_judged_is_dropped_where_the_pod_is_isolated() {
     let only_ingress = PolicyWord::new(1, 5, 0);
     let only_egress = PolicyWord::new(1, 0, 6);
     for (frame, reason) in frames {
-        let ask = |word, direction| ask(word, &endpoint(), direction, &frame);
+        let ask = |word, direction| ask(word, &unchecked(), direction, &frame);
         for direction in [Direction::Ingress, Direction::Egress] {
             assert_eq!(ask(FREE, direction), Pass, "{frame:02x?}");
             assert_eq!(ask(ISOLATED, direction), Answer::Drop(reason));
@@ -416,11 +416,21 @@ fn spoofed_source_of_a_packet_that_cannot_be_judged_is_spoofed() {
     assert_eq!(egress(&endpoint(), &short(SRC4)), SPOOFED);
     assert_eq!(egress(&unchecked(), &short(SRC4)), Pass);
     assert_eq!(egress(&endpoint(), &mapped), SPOOFED);
-    // A frame that ends before its packet does: no receiver takes it, so that
-    // nothing of it is read.
-    assert_eq!(egress(&endpoint(), &cut(SRC4)), Pass);
-    let isolated = ask(ISOLATED, &endpoint(), Direction::Egress, &cut(SRC4));
-    assert_eq!(isolated, Answer::Drop(DropReason::Truncated));
+    // A frame that ends before its packet does: nothing of it is read, and so it
+    // may be anybody's.
+    for src in [POD4, SRC4] {
+        let truncated = Answer::Drop(DropReason::Truncated);
+        assert_eq!(egress(&endpoint(), &cut(src)), truncated);
+        assert_eq!(egress(&unchecked(), &cut(src)), Pass);
+        let isolated = ask(ISOLATED, &unchecked(), Direction::Egress, &cut(src));
+        assert_eq!(isolated, truncated);
+    }
+    let ingress = ask(FREE, &endpoint(), Direction::Ingress, &cut(SRC4));
+    assert_eq!(ingress, Pass);
+    // Three tags: as little IP as any other EtherType.
+    let tags = [0x88a8, 0x8100, 0x8100];
+    let tagged = tagged(&tags, &ip4(SRC4, DST4, &udp(1, 2, 3)));
+    assert_eq!(egress(&endpoint(), &tagged), Pass);
 }
 
 fn mapped_of(address: [u8; 4]) -> [u8; 16] {
