@@ -1,11 +1,17 @@
 //! Pods that ran before the agent keep the connections that their policies allow,
 //! now or when they come to have policies: what the node's kernel knows of them is
-//! noted before the programs come.
+//! noted before the programs come, and once more when all have come. Where many
+//! come at once that takes seconds, in which pods go on opening connections.
 //!
-//! What it does not know (frames that a bridge forwards without netfilter, a
-//! kernel without connection tracking) is judged packet by packet: the opener's
-//! next packet makes a record, and until then answers pass only if policy allows
-//! them by themselves.
+//! A record says who opened a connection, and nothing about whether it may: policy
+//! is asked about each at its next packet.
+//!
+//! What the kernel does not know (frames that a bridge forwards without netfilter, a
+//! kernel without connection tracking) is judged packet by packet. An opener's next
+//! datagram makes a record, and answers to it pass. A TCP segment in the middle of a
+//! connection does not tell who opened it, and if it made a record then whoever may
+//! send could keep a connection alive that policy has ended: answers pass only if
+//! policy allows them by themselves.
 
 use std::collections::BTreeSet;
 
@@ -16,39 +22,59 @@ use policy_core::ops::Op;
 use super::state::State;
 use crate::flows;
 
+/// Endpoints that had no programs and get some, by slot.
+pub(super) struct Newcomers(Vec<(u32, Endpoint)>);
+
 impl State {
     /// Notes the connections of pods that get programs by these operations and ran
     /// without an agent before. What cannot be read is told, and holds up nothing:
     /// fewer connections go on.
-    pub(super) fn remember_flows(&self, ops: &[Op]) {
+    pub(super) fn remember_flows(&self, ops: &[Op]) -> Newcomers {
         let endpoints = newly_attached(ops, |ifindex| self.cni.births.was_open(ifindex));
-        if endpoints.is_empty() {
-            return;
+        if !endpoints.is_empty()
+            && let Some((made, known)) = self.note_flows(&endpoints)
+        {
+            eprintln!(
+                "{made} connections of pods are older than the agent, of {known} on the node: they \
+                 go on as far as policy allows them"
+            );
         }
+        Newcomers(endpoints)
+    }
+
+    /// Notes what they have opened until their programs were there.
+    pub(super) fn remember_the_latest(&self, newcomers: &Newcomers) {
+        if !newcomers.0.is_empty()
+            && let Some((made, _)) = self.note_flows(&newcomers.0)
+            && made > 0
+        {
+            eprintln!("{made} more were opened before the programs came");
+        }
+    }
+
+    /// How many records were made, of how many connections.
+    fn note_flows(&self, endpoints: &[(u32, Endpoint)]) -> Option<(usize, usize)> {
         let known = match flows::read() {
             Ok(known) => known,
             Err(error) => {
                 eprintln!(
-                    "the node's connections cannot be read ({error}): answers on older ones to \
-                     isolated pods pass from their opener's next packet on"
+                    "the node's connections cannot be read ({error}): of older ones with isolated \
+                     pods, answers over UDP pass from the opener's next datagram on, and TCP has \
+                     to be opened anew unless policy allows it in both directions"
                 );
-                return;
+                return None;
             }
         };
         let mut made = 0;
         for (slot, endpoint) in endpoints {
-            match self.datapath.remember(slot, &endpoint, &known) {
+            match self.datapath.remember(*slot, endpoint, &known) {
                 Ok(more) => made += more,
                 Err(error) => {
                     eprintln!("older connections of slot {slot} are not all noted: {error}");
                 }
             }
         }
-        eprintln!(
-            "{made} connections of pods are older than the agent, of {} on the node: they go on as \
-             far as policy allows them",
-            known.len()
-        );
+        Some((made, known.len()))
     }
 }
 

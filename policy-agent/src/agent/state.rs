@@ -249,10 +249,11 @@ impl State {
             return Outcome::done(false);
         }
         self.changes += 1;
-        self.remember_flows(&ops);
+        let newcomers = self.remember_flows(&ops);
         let (ops, grace) = self.cleanup.split(ops);
         self.upcoming = endpoints;
         if self.carry_out(&ops) {
+            self.remember_the_latest(&newcomers);
             self.programmed = std::mem::take(&mut self.upcoming);
             self.planner.renewed();
             if !grace {

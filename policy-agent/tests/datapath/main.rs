@@ -15,6 +15,7 @@ mod budget;
 mod cleanup;
 mod closed;
 mod crafted;
+mod earlier;
 mod errors;
 mod flood;
 mod fragments;

@@ -129,6 +129,7 @@ pub(super) const TESTS: [LeftOut; 9] = [
         reason: "about the decision, which is the same code on every kernel; four seconds each \
                  when emulated, most of which the verifier takes",
         tests: Tests::These(&[
+            "earlier::what_is_known_already_stays_as_it_is_and_what_is_anothers_is_left",
             "errors::errors_about_anything_else_are_dropped_and_named",
             "errors::pod_may_report_of_what_it_got_and_of_nothing_else",
             "errors::revoked_connection_gets_no_more_errors",
