@@ -8,6 +8,7 @@
 use crate::abi::conntrack::{
     CT_CONFIRMED, CT_FIN_OPENER, CT_FIN_REPLIER, CT_REPLIED, CT_RESET, CtEntry, CtKey,
 };
+use crate::abi::maps::CT_ENTRIES;
 use crate::abi::protocol;
 use crate::packet::Kind;
 
@@ -61,6 +62,23 @@ pub const fn timeout_ns(protocol: u8, flags: u32) -> u64 {
         protocol::ICMP | protocol::ICMPV6 => ICMP_NS,
         _ => OTHER_NS,
     }
+}
+
+/// What one endpoint may have at most of the table of confirmed records: this part.
+pub const CT_SHARES: usize = 16;
+
+/// Whether an endpoint that has `own` confirmed records, of `all` that there are, may
+/// have one more.
+///
+/// No more than `budget`, and no more than a fixed part of what is still free:
+/// one endpoint that takes what it gets comes to a sixteenth of the table, sixteen
+/// come to half of it together, any number leave room for one more, and each of them
+/// may have as many as each other. (Dynamic thresholds, Choudhury and Hahne 1998, as
+/// switches share their buffers.)
+#[inline(always)]
+pub const fn may_confirm(own: u64, all: u64, budget: u32) -> bool {
+    let free = (CT_ENTRIES as u64).saturating_sub(all);
+    own < budget as u64 && own.saturating_mul(CT_SHARES as u64 - 1) < free
 }
 
 /// Whether a record that was found is the key's and still good.
@@ -134,6 +152,48 @@ mod tests {
             "a repeated SYN"
         );
         assert_ne!(next_flags(syn_ack, Kind::TcpData, true) & CT_CONFIRMED, 0);
+    }
+
+    /// What each of so many endpoints has that take all they get.
+    fn taken_by(endpoints: usize) -> (u64, u64) {
+        let (mut own, mut all) = ([0; 1_009], 0);
+        let own = &mut own[..endpoints];
+        loop {
+            let before = all;
+            for own in own.iter_mut() {
+                if may_confirm(*own, all, u32::MAX) {
+                    *own += 1;
+                    all += 1;
+                }
+            }
+            if all == before {
+                return (own.iter().copied().min().unwrap_or(0), all);
+            }
+        }
+    }
+
+    #[test]
+    fn greedy_endpoints_get_equal_shares_and_leave_one_for_others() {
+        let size = CT_ENTRIES as u64;
+        for (endpoints, share) in [(1, 16), (17, 32), (113, 128), (1_009, 1_024)] {
+            let (least, all) = taken_by(endpoints);
+            assert_eq!(least, size / share, "{endpoints}");
+            // One more that has less than they gets more.
+            assert!(may_confirm(least - 1, all, u32::MAX), "{endpoints}");
+            assert!(!may_confirm(least, all, u32::MAX), "{endpoints}");
+        }
+    }
+
+    #[test]
+    fn budget_and_a_full_table_end_a_share() {
+        assert!(may_confirm(9, 9, 10));
+        assert!(!may_confirm(10, 10, 10));
+        let size = CT_ENTRIES as u64;
+        assert!(may_confirm(0, size - 1, 10));
+        assert!(!may_confirm(0, size, 10));
+        // Books that are wrong for a while.
+        assert!(!may_confirm(0, u64::MAX, 10));
+        assert!(!may_confirm(u64::MAX, 0, 10));
     }
 
     #[test]

@@ -7,8 +7,9 @@ use core::ptr::{NonNull, addr_of, addr_of_mut};
 
 use aya_ebpf::bindings::BPF_ANY;
 use policy_common::abi::config::Config;
-use policy_common::abi::conntrack::{CtEntry, CtKey};
+use policy_common::abi::conntrack::{CT_ALL_SLOT, CtEntry, CtKey};
 use policy_common::abi::{Direction, stats};
+use policy_common::conntrack::may_confirm;
 use policy_common::verdict::{Facts, Outcome, Records, Table, conclude, find_live};
 
 use crate::clock;
@@ -22,6 +23,31 @@ fn note_open(slot: u32) {
     if let Some(count) = maps::CT_COUNT.get_ptr_mut(slot) {
         // SAFETY: array elements stay; one aligned store, always of the same.
         unsafe { addr_of_mut!((*count).opened).write_volatile(1) }
+    }
+}
+
+/// Confirmed records in these books.
+#[inline(always)]
+fn confirmed(slot: u32) -> Option<u64> {
+    let count = maps::CT_COUNT.get_ptr(slot)?;
+    // SAFETY: array elements stay; each field is one aligned load.
+    let (created, removed) = unsafe {
+        (
+            addr_of!((*count).created).read_volatile(),
+            addr_of!((*count).removed).read_volatile(),
+        )
+    };
+    Some(created.wrapping_sub(removed))
+}
+
+#[inline(always)]
+fn add_created(slot: u32) {
+    if let Some(count) = maps::CT_COUNT.get_ptr_mut(slot) {
+        // SAFETY: array elements stay and are aligned; the result is not used, which
+        // is the form of atomic addition that BPF has.
+        unsafe {
+            atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(addr_of_mut!((*count).created), 1);
+        }
     }
 }
 
@@ -114,31 +140,16 @@ impl<const INLINE: bool> Records for Connections<INLINE> {
 
     #[inline(always)]
     fn has_budget(&self, slot: u32) -> bool {
-        let Some(count) = maps::CT_COUNT.get_ptr(slot) else {
+        let (Some(own), Some(all)) = (confirmed(slot), confirmed(CT_ALL_SLOT)) else {
             return false;
         };
-        // SAFETY: array elements stay; each field is one aligned load.
-        let (created, removed) = unsafe {
-            (
-                addr_of!((*count).created).read_volatile(),
-                addr_of!((*count).removed).read_volatile(),
-            )
-        };
-        created.wrapping_sub(removed) < u64::from(setting(offset_of!(Config, ct_budget)))
+        may_confirm(own, all, setting(offset_of!(Config, ct_budget)))
     }
 
     #[inline(always)]
     fn count_created(&self, slot: u32) {
-        if let Some(count) = maps::CT_COUNT.get_ptr_mut(slot) {
-            // SAFETY: array elements stay and are aligned; the result is not
-            // used, which is the form of atomic addition that BPF has.
-            unsafe {
-                atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(
-                    addr_of_mut!((*count).created),
-                    1,
-                );
-            }
-        }
+        add_created(slot);
+        add_created(CT_ALL_SLOT);
     }
 
     #[inline(always)]

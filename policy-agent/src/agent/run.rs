@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use policy_common::abi::maps::CT_ENTRIES;
+use policy_common::{abi::maps::CT_ENTRIES, conntrack::CT_SHARES};
 use policy_core::plan::{Limits, Planner};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -42,9 +42,6 @@ const SWEEP: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(200);
 /// How long to wait before looking again when the kernel stops telling.
 const UNTOLD: Duration = Duration::from_millis(100);
-/// Endpoints that share the connection table at least: one gets no more than this
-/// part of it.
-const CT_SHARES: usize = 16;
 /// Events that each CPU may send per tick of 100 ms.
 const EVENTS_PER_TICK: u32 = 64;
 

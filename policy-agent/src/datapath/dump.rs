@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use policy_common::abi::{
+    conntrack::CT_ALL_SLOT,
     endpoint::{Endpoint, FLAG_USED},
     maps::{self as abi, MapSpec},
 };
@@ -70,7 +71,7 @@ impl Maps {
             abi::CT_PENDING => self.ct_pending.entries()?.len(),
             abi::CT_OPEN => self.ct_open.entries()?.len(),
             abi::FRAGMENTS => self.fragments.entries()?.len(),
-            abi::CT_COUNT => (0..self.slots())
+            abi::CT_COUNT => (CT_ALL_SLOT + 1..self.slots())
                 .filter_map(|slot| self.ct_count(slot))
                 .filter(|count| count.created != count.removed)
                 .count(),

@@ -11,7 +11,7 @@ use std::{
 
 use policy_common::{
     abi::{
-        conntrack::{CtCount, CtEntry, CtKey},
+        conntrack::{CT_ALL_SLOT, CtCount, CtEntry, CtKey},
         endpoint::FLAG_USED,
         maps::CT_COUNT,
     },
@@ -57,7 +57,8 @@ impl Maps {
             .map(|endpoint| endpoint.number)
             .collect();
         let before = self.books();
-        let main = sweep_table(&self.ct, &alive, now_ns)?;
+        let mut main = sweep_table(&self.ct, &alive, now_ns)?;
+        main.sum_up();
         let pending = sweep_table(&self.ct_pending, &alive, now_ns)?;
         let open = sweep_table(&self.ct_open, &alive, now_ns)?;
         Ok(Swept {
@@ -70,24 +71,20 @@ impl Maps {
     fn books(&self) -> BTreeMap<u32, CtCount> {
         (0..self.slots())
             .filter_map(|slot| Some((slot, self.ct_count(slot)?)))
-            .filter(|(_, count)| *count != CtCount::default())
+            .filter(|(slot, count)| *slot == CT_ALL_SLOT || *count != CtCount::default())
             .collect()
     }
 
-    /// Adds what was removed to the books. Where the kernel made no record while
-    /// the table was read, the count is exact, and the books are set to it.
+    /// Brings the books up to what the table was seen to hold, see [`removed_by`].
     fn keep_books(&self, before: &BTreeMap<u32, CtCount>, main: &Table) -> Result<usize, MapError> {
         let mut corrected = 0;
         for (&slot, old) in before {
             let created = self.ct_count(slot).unwrap_or_default().created;
             let gone = main.removed_by_slot.get(&slot).copied().unwrap_or(0);
             let left = main.left_by_slot.get(&slot).copied().unwrap_or(0);
-            let mut removed = old.removed.wrapping_add(gone);
-            let exact = created.wrapping_sub(left);
-            if created == old.created && removed != exact {
-                removed = exact;
-                corrected += 1;
-            }
+            let added = old.removed.wrapping_add(gone);
+            let removed = removed_by(*old, created, left, gone);
+            corrected += usize::from(removed != added);
             if removed != old.removed {
                 self.ct_count
                     .store(slot, offset_of!(CtCount, removed), removed)
@@ -102,6 +99,23 @@ impl Maps {
     }
 }
 
+/// How many records were ever removed: what the books said and what the sweeper has
+/// removed since, `gone`, put right by what was `left`.
+///
+/// The kernel removes some itself, and enters none. Where it made none while the
+/// table was read, what is left is all there is. Where it made some, those at most
+/// were not seen: as many as the books have beyond them are gone.
+fn removed_by(old: CtCount, created: u64, left: u64, gone: u64) -> u64 {
+    let added = old.removed.wrapping_add(gone);
+    let surely = old.created.wrapping_sub(left);
+    let behind = surely.wrapping_sub(added);
+    if created == old.created || behind.cast_signed() > 0 {
+        surely
+    } else {
+        added
+    }
+}
+
 /// A table after a sweep.
 #[derive(Default)]
 struct Table {
@@ -109,6 +123,16 @@ struct Table {
     removed: usize,
     left_by_slot: BTreeMap<u32, u64>,
     removed_by_slot: BTreeMap<u32, u64>,
+}
+
+impl Table {
+    /// Enters all endpoints together, which have books as each of them.
+    fn sum_up(&mut self) {
+        for by_slot in [&mut self.left_by_slot, &mut self.removed_by_slot] {
+            let sum = by_slot.values().sum();
+            by_slot.insert(CT_ALL_SLOT, sum);
+        }
+    }
 }
 
 fn sweep_table(
@@ -147,4 +171,43 @@ fn sweep_table(
 fn has_ended(key: &CtKey, entry: &CtEntry, alive: &BTreeSet<u32>, now_ns: u64) -> bool {
     !alive.contains(&key.endpoint)
         || now_ns.saturating_sub(entry.last_seen_ns) > timeout_ns(key.protocol, entry.flags)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn books(created: u64, removed: u64) -> CtCount {
+        CtCount {
+            created,
+            removed,
+            opened: 0,
+        }
+    }
+
+    #[test]
+    fn books_follow_what_is_left_whoever_removed_it() {
+        // Ten made, four removed before; one removed now; of the other five:
+        assert_eq!(removed_by(books(10, 4), 10, 5, 1), 5, "all are left");
+        assert_eq!(
+            removed_by(books(10, 4), 10, 2, 1),
+            8,
+            "the kernel took three"
+        );
+        assert_eq!(removed_by(books(10, 4), 10, 7, 1), 3, "there are more");
+        // Meanwhile the kernel made three, of which some are seen.
+        for seen in 0..=3 {
+            assert_eq!(removed_by(books(10, 4), 13, 5 + seen, 1), 5);
+        }
+        // As many are missing that they cannot all be among those not seen.
+        assert_eq!(removed_by(books(10, 4), 13, 2, 1), 8);
+        assert_eq!(
+            removed_by(books(10, 4), 13, 2 + 3, 1),
+            5,
+            "not known, so not said"
+        );
+        // Of an agent that kept no books.
+        assert_eq!(removed_by(books(0, 0), 0, 6, 0), 6_u64.wrapping_neg());
+        assert_eq!(removed_by(books(0, 0), 1, 6, 0), 0);
+    }
 }

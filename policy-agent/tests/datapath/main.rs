@@ -27,4 +27,5 @@ mod pins;
 mod prefilter;
 mod protocols;
 mod services;
+mod shares;
 mod verdict;

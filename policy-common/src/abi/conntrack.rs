@@ -62,10 +62,14 @@ pub const CT_FROM_NODE: u32 = 1 << 6;
 /// where they leave.
 pub const CT_UNDECIDED: u32 = 1 << 7;
 
+/// The books of all endpoints together, beside those of each: slot 0 is nobody's.
+pub const CT_ALL_SLOT: u32 = 0;
+
 /// Confirmed records of an endpoint: made by the kernel, removed by the sweeper.
 ///
 /// Each field has one writer side, so that neither needs a lock: their
-/// difference is what the endpoint uses of its budget.
+/// difference is what the endpoint uses of the table, see
+/// [`crate::conntrack::may_confirm`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct CtCount {

@@ -78,6 +78,7 @@ pub(super) const TESTS: [LeftOut; 9] = [
             "flood::a_million_denied_packets_leave_no_trace_in_the_tables",
             "flood::a_handshake_succeeds_in_the_middle_of_a_flood",
             "flood::a_pod_that_opens_connections_without_end_takes_its_own_share_only",
+            "shares::many_pods_that_open_without_end_leave_room_for_one_that_comes_later",
         ]),
     },
     LeftOut {

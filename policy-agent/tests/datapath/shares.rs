@@ -1,0 +1,112 @@
+//! The table of confirmed connections, which all pods of a node share: many that take
+//! all they get leave a pod that comes later as much as each of them has.
+
+use std::net::Ipv4Addr;
+
+use policy_agent::datapath::Datapath;
+use policy_common::abi::{
+    conntrack::CT_ALL_SLOT,
+    endpoint::{Endpoint, FLAG_USED},
+    maps::{CT, CT_ENTRIES, CT_PENDING_ENTRIES},
+};
+use policy_core::ops::Op;
+
+use crate::bed::{ACK, Bed, FRIEND, NUMBER, POD, POLICY, SLOT, SYN, apply, on_bed, tcp, word};
+
+/// Pods that open connections without end: more than a sixteenth of the table each
+/// would fill.
+const GREEDY: u32 = 20;
+/// What a pod that comes later has: its answers pass only because they are known.
+const LIVE: std::ops::Range<u16> = 30_000..30_500;
+
+fn address(pod: u32) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 1, u8::try_from(pod).unwrap())
+}
+
+/// Puts another pod behind the interface. One after the other they use it: what a
+/// pod has is known by its number.
+fn put_behind(datapath: &Datapath, bed: &Bed, slot: u32, address: Ipv4Addr) {
+    let value = Endpoint {
+        word: word(1, POLICY).0,
+        number: NUMBER + slot,
+        flags: FLAG_USED,
+        addr4: address.octets(),
+        ifindex: bed.ifindex,
+        ..Endpoint::EMPTY
+    };
+    let interface = Op::Interface {
+        ifindex: bed.ifindex,
+        slot,
+    };
+    apply(datapath, &[Op::Endpoint { slot, value }, interface]);
+}
+
+/// Opens a connection to the friend with its whole handshake.
+fn connect(datapath: &Datapath, bed: &Bed, pod: Ipv4Addr, port: u16) {
+    let (pod, friend) = ((pod, port), (FRIEND, 80));
+    let passes = |packet: &[u8], at| datapath.test_run(packet, at, 1).unwrap().passes;
+    assert!(passes(&tcp(pod, friend, SYN), bed.leaving()));
+    assert!(passes(&tcp(friend, pod, SYN | ACK), bed.arriving()));
+    assert!(passes(&tcp(pod, friend, ACK), bed.leaving()));
+}
+
+fn confirmed(datapath: &Datapath, slot: u32) -> usize {
+    let books = datapath.maps().ct_count(slot).unwrap();
+    usize::try_from(books.created - books.removed).unwrap()
+}
+
+#[test]
+fn many_pods_that_open_without_end_leave_room_for_one_that_comes_later() {
+    on_bed(|bed| {
+        let datapath = bed.open();
+        apply(&datapath, &bed.pod());
+        datapath.maps().configure(u32::MAX, 1_000).unwrap();
+        let share = CT_ENTRIES / 16;
+        let mut taken = 0;
+        for slot in SLOT + 1..=SLOT + GREEDY {
+            put_behind(&datapath, bed, slot, address(slot));
+            for port in 1_024..1_024 + u16::try_from(share).unwrap() + 100 {
+                connect(&datapath, bed, address(slot), port);
+            }
+            let has = confirmed(&datapath, slot);
+            assert!(has <= share && has > 0, "{has}");
+            taken += has;
+        }
+        assert_eq!(confirmed(&datapath, SLOT + 1), share, "the first one alone");
+        assert_eq!(confirmed(&datapath, CT_ALL_SLOT), taken);
+        assert!(taken < CT_ENTRIES, "{taken}");
+
+        let slot = SLOT + GREEDY + 1;
+        put_behind(&datapath, bed, slot, POD);
+        for port in LIVE {
+            connect(&datapath, bed, POD, port);
+        }
+        assert_eq!(confirmed(&datapath, slot), LIVE.len());
+        // Half open ones, of which only so many are kept.
+        for number in 0..u32::try_from(CT_PENDING_ENTRIES).unwrap() * 2 {
+            let port = u16::try_from(number % 60_000).unwrap() + 1_024;
+            let syn = tcp((FRIEND, port), (POD, 80), SYN);
+            let passed = datapath.test_run(&syn, bed.arriving(), 1).unwrap().passes;
+            assert!(passed, "policy allows it: packet {number}");
+        }
+        let answer = |port| tcp((FRIEND, 80), (POD, port), ACK);
+        let passes = |packet: &[u8]| datapath.test_run(packet, bed.arriving(), 1).unwrap().passes;
+        for port in LIVE {
+            assert!(passes(&answer(port)), "port {port} is known no more");
+        }
+        assert!(!passes(&answer(LIVE.end)), "one that was never opened");
+
+        let swept = datapath.maps().sweep().unwrap();
+        assert_eq!(swept.left[0], taken + LIVE.len());
+        assert_eq!((swept.corrected, swept.removed), (0, 0));
+        // What ends is everybody's again.
+        apply(&datapath, &[Op::DeleteEndpoint { slot: SLOT + 1 }]);
+        let swept = datapath.maps().sweep().unwrap();
+        assert_eq!((swept.corrected, swept.removed), (0, share));
+        let all = taken + LIVE.len() - share;
+        assert_eq!(confirmed(&datapath, CT_ALL_SLOT), all);
+        let occupancy = datapath.maps().occupancy().unwrap();
+        let used = occupancy.iter().find(|map| map.spec.name == CT).unwrap();
+        assert_eq!(used.used, Some(all));
+    });
+}
