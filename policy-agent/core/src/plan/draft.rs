@@ -75,7 +75,7 @@ pub(super) fn draft(
     }
     let generations = writer.endpoints(all, &given);
     let mut generations = writer.renew(&given, generations, all.renew);
-    writer.attach(all);
+    writer.attach(all, &given);
     writer.leave(all);
     writer.mark();
     if !moves {
@@ -257,12 +257,16 @@ impl Writer<'_> {
     }
 
     /// Puts the programs where they are missing: after all words, so that an
-    /// interface that refuses holds up nobody else's policy.
-    fn attach(&mut self, all: &Seats<'_>) {
-        for seat in &all.seats {
-            let ifindex = seat.value.ifindex;
-            if !self.facts.mirror.attached.contains(&ifindex) {
-                self.ops.push(Op::Attach { ifindex });
+    /// interface that refuses holds up nobody else's policy. Each takes the kernel some
+    /// ten milliseconds, and a pod is open until then: isolated ones come first.
+    fn attach(&mut self, all: &Seats<'_>, given: &[Given]) {
+        for isolated in [true, false] {
+            for (seat, given) in all.seats.iter().zip(given) {
+                let ifindex = seat.value.ifindex;
+                let is_isolated = given.policies != [PolicyWord::NOT_ISOLATED; 2];
+                if is_isolated == isolated && !self.facts.mirror.attached.contains(&ifindex) {
+                    self.ops.push(Op::Attach { ifindex });
+                }
             }
         }
     }

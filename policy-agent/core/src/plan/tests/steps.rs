@@ -9,11 +9,11 @@ use policy_common::abi::protocol::TCP;
 use policy_common::abi::service::{SVC_BACKENDS, SVC_MANY, SVC_OWN, SvcBackend};
 
 use super::super::services;
-use super::world::{Question, World, questions};
+use super::world::{Question, World, deny, questions};
 use crate::desired::{Backend, Frontend};
 use crate::memory::MemoryDatapath;
 use crate::ops::Op;
-use crate::plan::{Mirror, Plan, Planner};
+use crate::plan::{Limits, Mirror, Plan, Planner};
 
 /// An answer: allowed and by which rule; `None`: nothing isolates.
 pub(super) type Said = Option<(bool, u32)>;
@@ -315,4 +315,21 @@ impl Node {
         assert_eq!(again.endpoints, self.plan(world).endpoints);
         plan
     }
+}
+
+#[test]
+fn pods_that_something_isolates_get_their_programs_first() {
+    let world = World::default()
+        .policy(1, deny(), &[])
+        .pod("a-open", 11, 1, [0, 0])
+        .pod("b-receives", 12, 2, [1, 0])
+        .pod("c-open", 13, 3, [0, 0])
+        .pod("d-sends", 14, 4, [0, 1]);
+    let plan = Node::new(Limits::default()).reach(&world);
+    let attached = plan.ops.iter().filter_map(|op| match op {
+        Op::Attach { ifindex } => Some(*ifindex),
+        _ => None,
+    });
+    let attached: Vec<u32> = attached.collect();
+    assert_eq!(attached, [12, 14, 11, 13]);
 }
