@@ -11,6 +11,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::host::Mac;
 use super::netns::Netns;
+use super::pace::slowness;
 
 /// The interface inside every namespace but the fabric.
 pub(crate) const INTERFACE: &str = "eth0";
@@ -300,13 +301,17 @@ pub(crate) fn common_settings(netns: &Netns) -> Result<()> {
 /// Settings of one interface, which a namespace has no defaults for.
 ///
 /// A solicitation that got lost is repeated within a probe's timeout, and a
-/// stream's first datagrams wait for the answer without loss.
+/// stream's first datagrams wait for the answer without loss. On a slow machine three
+/// solicitations are over before their answers are there.
 pub(crate) fn neighbour_settings(netns: &Netns, interface: &str) -> Result<()> {
+    let solicitations = (3 * slowness()).to_string();
     for family in ["ipv4", "ipv6"] {
         let table = format!("{family}/neigh/{interface}");
         netns.sysctls(
             &[
                 (&format!("{table}/retrans_time_ms"), "100"),
+                (&format!("{table}/mcast_solicit"), &solicitations),
+                (&format!("{table}/ucast_solicit"), &solicitations),
                 (&format!("{table}/unres_qlen_bytes"), "16777216"),
             ],
             false,
