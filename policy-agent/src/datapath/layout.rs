@@ -21,8 +21,7 @@ use super::{
     sys::{self, Kind},
 };
 
-/// Names a layout of a release that is not written yet, for tests of the step to
-/// it: `1` has more rows of policies, `2` also more connections.
+/// Names a layout for tests, see [`Layout::of`].
 const REHEARSAL: &str = "POLICY_AGENT_REHEARSE_LAYOUT";
 
 /// The layout of all maps.
@@ -35,8 +34,10 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// This release's, or that of a rehearsal (0: none).
-    fn of(rehearsal: u32) -> Self {
+    /// This release's (0), or that of a release that is not written yet, for tests
+    /// of the step to it: 1 has more rows of policies, 2 also more connections.
+    #[must_use]
+    pub fn of(rehearsal: u32) -> Self {
         let larger: &[&str] = match rehearsal {
             0 => &[],
             1 => &[maps::POLICY],
@@ -65,13 +66,19 @@ pub fn current() -> &'static Layout {
     })
 }
 
-/// Compares what is pinned with the table of maps; nothing pinned is fine.
+/// Compares what is pinned with this process's table of maps; nothing pinned is
+/// fine.
 ///
 /// # Errors
 ///
 /// [`PinError::Layout`] names the first map and field that differ.
 pub fn check(pins: &Pins) -> Result<(), PinError> {
-    for spec in &current().maps {
+    check_all(pins, current())
+}
+
+/// As [`check`], with a layout.
+pub(super) fn check_all(pins: &Pins, layout: &Layout) -> Result<(), PinError> {
+    for spec in &layout.maps {
         open_checked(pins, spec)?;
     }
     Ok(())

@@ -18,10 +18,11 @@ use aya::{
 use super::{
     adopt,
     attach::{AttachError, Backend},
-    front, layout,
+    front,
+    layout::{self, Layout},
     map::MapError,
     maps::Maps,
-    migrate::{Migration, MigrationError},
+    migrate::{Migration, MigrationError, Stage},
     pin::{self, Hook, PinError, Pins},
     pinned, reuse, sys,
 };
@@ -54,46 +55,62 @@ impl Datapath {
     ///
     /// [`DatapathError`]; nothing that was in force has changed then.
     pub fn open(options: &Options, object: &[u8]) -> Result<Self, DatapathError> {
+        Self::open_as(options, object, layout::current(), &mut |_| ())
+    }
+
+    /// As [`Self::open`], as a release with this layout, telling each step out of an
+    /// older version once it is done: whoever is told may be the last to know.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`].
+    pub fn open_as(
+        options: &Options,
+        object: &[u8],
+        layout: &Layout,
+        done: &mut dyn FnMut(Stage),
+    ) -> Result<Self, DatapathError> {
         if object.is_empty() {
             return Err(NotBuilt.into());
         }
-        let pins = Pins::new(&options.bpffs);
+        let pins = Pins::new(&options.bpffs).of_version(layout.abi);
         pins.prepare()?;
-        layout::check(&pins)?;
-        let mut new_pins: Vec<PathBuf> = layout::current()
+        layout::check_all(&pins, layout)?;
+        let mut new_pins: Vec<PathBuf> = layout
             .maps
             .iter()
             .map(|spec| pins.map(spec.name))
             .filter(|path| fs::symlink_metadata(path).is_err())
             .collect();
-        let migration = Migration::begin(&pins)?;
+        let migration = Migration::begin(&pins, layout, done)?;
         if migration.is_some() {
             // Also what an attempt left that was cut short.
-            let maps = &layout::current().maps;
-            new_pins = maps.iter().map(|spec| pins.map(spec.name)).collect();
+            new_pins = layout.maps.iter().map(|spec| pins.map(spec.name)).collect();
         }
         let backend = options.backend.unwrap_or_else(Backend::best);
         let same = migration
             .is_none()
-            .then(|| reuse::take(&pins, object))
+            .then(|| reuse::take(&pins, layout, object))
             .flatten();
         let reused = same.is_some();
-        let found = same.map_or_else(|| load(&pins, object), Ok);
+        let found = same.map_or_else(|| load(&pins, layout, object), Ok);
         let opened = found.and_then(|(maps, programs)| {
             // An agent may have ended between a change and this.
             maps.move_epoch_on();
             if let Some(migration) = &migration {
-                migration.carry_out(&programs)?;
+                done(Stage::Loaded);
+                migration.carry_out(&programs, done)?;
             }
             adopt::adopt(&pins, &programs)?;
             if !reused {
                 pinned::pin(&pins, |hook| programs.of(hook).fd())?;
-                if let Err(error) = reuse::put_seal(&pins, object, &programs) {
+                if let Err(error) = reuse::put_seal(&pins, layout, object, &programs) {
                     eprintln!("the next start loads the programs again: {error}");
                 }
             }
             if let Some(migration) = &migration {
-                migration.end(&programs)?;
+                done(Stage::Pinned);
+                migration.end(&programs, done)?;
             }
             pinned::sweep(&pins)?;
             front::sweep(&pins)?;
@@ -205,8 +222,8 @@ impl Programs {
 
 /// Creates or opens the maps and loads the programs. With `pins`, maps are
 /// pinned; their layouts were compared.
-fn load(pins: &Pins, object: &[u8]) -> Result<(Maps, Programs), DatapathError> {
-    let specs = &layout::current().maps;
+fn load(pins: &Pins, layout: &Layout, object: &[u8]) -> Result<(Maps, Programs), DatapathError> {
+    let specs = &layout.maps;
     let paths: Vec<_> = specs
         .iter()
         .map(|spec| (spec.name, pins.map(spec.name)))

@@ -32,7 +32,8 @@ use policy_common::abi::{
 
 use super::{
     attach::{self, AttachError, Pinned},
-    clsact, layout,
+    clsact,
+    layout::{self, Layout},
     load::Programs,
     map::MapError,
     pin::{self, PinError, Pins},
@@ -62,9 +63,40 @@ const RECORDS: [&str; 3] = [maps::CT, maps::CT_PENDING, maps::CT_OPEN];
 
 /// The step from an older version.
 #[derive(Debug)]
-pub(super) struct Migration {
+pub(super) struct Migration<'l> {
     from: Pins,
     to: Pins,
+    layout: &'l Layout,
+}
+
+/// What has just been done of it: a crash may come after each. Those that concern
+/// one map, one link or one file come for each of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// A map of equal layout is pinned in this version's folder too, and one of
+    /// another layout is not.
+    Shared,
+    /// The other maps are made, and the programs loaded.
+    Loaded,
+    /// A map that is not shared is filled, or it is shared and there is no need.
+    Filled,
+    /// It is said that all are.
+    Noted,
+    /// This version's program is in a link, which is pinned where it was; in a filter,
+    /// for which a program is pinned in both places.
+    Replaced,
+    /// And it is pinned in this version's folder.
+    HandedOver,
+    /// The programs are pinned, for interfaces to come.
+    Pinned,
+    /// A pin of the older version's programs is gone, or their folder.
+    ProgramRemoved,
+    /// The records of a map that were made meanwhile are copied.
+    CaughtUp,
+    /// A pin of the older version's maps is gone, or their folder.
+    MapRemoved,
+    /// The older version's folder is gone.
+    VersionRemoved,
 }
 
 /// A version cannot be taken over from. What it has in force stays.
@@ -93,14 +125,18 @@ enum Cause {
     Room { map: &'static str },
 }
 
-impl Migration {
+impl<'l> Migration<'l> {
     /// Finds the newest older version that can be taken over from, and makes its
     /// maps this version's where both have the same layout.
     ///
     /// # Errors
     ///
     /// [`MigrationError`]; nothing in force has changed then.
-    pub(super) fn begin(to: &Pins) -> Result<Option<Self>, MigrationError> {
+    pub(super) fn begin(
+        to: &Pins,
+        layout: &'l Layout,
+        done: &mut dyn FnMut(Stage),
+    ) -> Result<Option<Self>, MigrationError> {
         let kin = FIRST_OF_KIN..to.abi();
         let failed = |abi| {
             move |cause: PinError| MigrationError {
@@ -120,6 +156,7 @@ impl Migration {
         let migration = Self {
             from: to.of_version(abi),
             to: to.clone(),
+            layout,
         };
         if migration.is_filled() {
             // What a crash left of it is done now.
@@ -130,7 +167,7 @@ impl Migration {
         if layout::open(&settings).map_err(failed(abi))?.is_none() {
             return Ok(None);
         }
-        migration.share().map_err(failed(abi))?;
+        migration.share(done).map_err(failed(abi))?;
         Ok(Some(migration))
     }
 
@@ -140,13 +177,18 @@ impl Migration {
     ///
     /// [`MigrationError`]; every link has a program of one of the versions, and
     /// either judges by what is in force.
-    pub(super) fn carry_out(&self, programs: &Programs) -> Result<(), MigrationError> {
-        let steps = || -> Result<(), Cause> {
+    pub(super) fn carry_out(
+        &self,
+        programs: &Programs,
+        done: &mut dyn FnMut(Stage),
+    ) -> Result<(), MigrationError> {
+        let mut steps = || -> Result<(), Cause> {
             if !self.is_filled() {
-                self.fill()?;
+                self.fill(done)?;
                 self.note_filled()?;
+                done(Stage::Noted);
             }
-            self.hand_over(programs)
+            self.hand_over(programs, done)
         };
         steps().map_err(|cause| self.failed(cause))
     }
@@ -156,21 +198,27 @@ impl Migration {
     /// # Errors
     ///
     /// [`MigrationError`]; it is tried again at the next start.
-    pub(super) fn end(&self, programs: &Programs) -> Result<(), MigrationError> {
-        let steps = || -> Result<(), Cause> {
+    pub(super) fn end(
+        &self,
+        programs: &Programs,
+        done: &mut dyn FnMut(Stage),
+    ) -> Result<(), MigrationError> {
+        let mut steps = || -> Result<(), Cause> {
             // From here on nobody attaches the older programs any more.
-            self.remove_all(&self.from.programs())?;
-            self.hand_over(programs)?;
-            for spec in &layout::current().maps {
+            remove_all(&self.from.programs(), &mut || done(Stage::ProgramRemoved))?;
+            self.hand_over(programs, done)?;
+            for spec in &self.layout.maps {
                 if RECORDS.contains(&spec.name)
                     && let Some((old, new)) = self.unshared(spec)?
                 {
                     copy(&old, &new, spec, Existing::Stay)?;
+                    done(Stage::CaughtUp);
                 }
             }
-            self.remove_all(&self.from.links())?;
-            self.remove_all(&self.from.maps())?;
+            remove_all(&self.from.links(), &mut || ())?;
+            remove_all(&self.from.maps(), &mut || done(Stage::MapRemoved))?;
             remove_folder(&self.from.version())?;
+            done(Stage::VersionRemoved);
             Ok(remove_folder(&self.filled())?)
         };
         steps().map_err(|cause| self.failed(cause))
@@ -201,34 +249,36 @@ impl Migration {
 
     /// Pins the maps of equal layout in this version's folder too, in the place of
     /// whatever an attempt left there.
-    fn share(&self) -> Result<(), PinError> {
-        for spec in &layout::current().maps {
+    fn share(&self, done: &mut dyn FnMut(Stage)) -> Result<(), PinError> {
+        for spec in &self.layout.maps {
             let path = self.to.map(spec.name);
             remove_pin(&path)?;
             let old = layout::open(&self.from.map(spec.name))?;
-            let Some(old) = old.filter(|_| !TRANSIENT.contains(&spec.name)) else {
-                continue;
-            };
-            if layout::check_layout(old.as_fd(), spec, &path).is_ok() {
+            if let Some(old) = old
+                && !TRANSIENT.contains(&spec.name)
+                && layout::check_layout(old.as_fd(), spec, &path).is_ok()
+            {
                 sys::obj_pin(old.as_fd(), &path).map_err(|source| PinError::Io {
                     what: "pin",
                     path,
                     source,
                 })?;
             }
+            done(Stage::Shared);
         }
         Ok(())
     }
 
     /// Copies what is not shared.
-    fn fill(&self) -> Result<(), Cause> {
-        for spec in &layout::current().maps {
+    fn fill(&self, done: &mut dyn FnMut(Stage)) -> Result<(), Cause> {
+        for spec in &self.layout.maps {
             if TRANSIENT.contains(&spec.name) {
                 continue;
             }
             if let Some((old, new)) = self.unshared(spec)? {
                 copy(&old, &new, spec, Existing::Replaced)?;
             }
+            done(Stage::Filled);
         }
         Ok(())
     }
@@ -258,13 +308,14 @@ impl Migration {
     }
 
     /// Puts the programs into the older version's links and moves their pins here.
-    fn hand_over(&self, programs: &Programs) -> Result<(), Cause> {
+    fn hand_over(&self, programs: &Programs, done: &mut dyn FnMut(Stage)) -> Result<(), Cause> {
         for (ifindex, hook, old) in self.from.all_links()? {
             let new = self.to.link(ifindex, hook);
             let program = programs.of(hook);
             match attach::open(&old)? {
                 Pinned::Link(link) if attach::is_live(&link.facts, ifindex, hook) => {
                     attach::replace(&link, program, ifindex, hook)?;
+                    done(Stage::Replaced);
                     attach::remove(&new)?;
                     fs::rename(&old, &new).map_err(|source| PinError::Io {
                         what: "move",
@@ -275,20 +326,26 @@ impl Migration {
                 Pinned::Program(_) => {
                     // Pins the program that stands for the filter in the new place.
                     clsact::replace(ifindex, hook, program.fd(), &new)?;
+                    done(Stage::Replaced);
                     attach::remove(&old)?;
                 }
                 Pinned::Link(_) | Pinned::Nothing => attach::remove(&old)?,
             }
+            done(Stage::HandedOver);
         }
         Ok(())
     }
+}
 
-    fn remove_all(&self, folder: &Path) -> Result<(), PinError> {
-        for path in pin::list(folder)? {
-            remove_pin(&path)?;
-        }
-        remove_folder(folder)
+/// Removes a folder and what is in it, saying so after each.
+fn remove_all(folder: &Path, done: &mut dyn FnMut()) -> Result<(), PinError> {
+    for path in pin::list(folder)? {
+        remove_pin(&path)?;
+        done();
     }
+    remove_folder(folder)?;
+    done();
+    Ok(())
 }
 
 /// See [`Migration::filled`].

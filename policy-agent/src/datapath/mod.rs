@@ -60,6 +60,7 @@ pub use front::{Displaced, Rival};
 pub use load::{Datapath, DatapathError, Options};
 pub use map::{MapError, TypedMap};
 pub use maps::Maps;
+pub use migrate::Stage;
 pub use pin::{Hook, PinError, Pins};
 pub use sys::Plain;
 

@@ -19,7 +19,7 @@ use std::{
 };
 
 use super::{
-    layout,
+    layout::{self, Layout},
     load::{Loaded, Programs},
     maps::Maps,
     pin::{Hook, Pins},
@@ -31,8 +31,8 @@ const SEAL: &str = "same-";
 
 /// Maps and programs that are pinned; `None`: they are not all there, or not
 /// those that this object would become.
-pub(super) fn take(pins: &Pins, object: &[u8]) -> Option<(Maps, Programs)> {
-    let maps = open_maps(pins)?;
+pub(super) fn take(pins: &Pins, layout: &Layout, object: &[u8]) -> Option<(Maps, Programs)> {
+    let maps = open_maps(pins, layout)?;
     let loaded = open_programs(pins)?;
     let ids = Hook::ALL.map(|hook| loaded[&hook].id);
     let seal = seal(pins, object, &map_ids(&maps).ok()?, ids);
@@ -46,9 +46,14 @@ pub(super) fn take(pins: &Pins, object: &[u8]) -> Option<(Maps, Programs)> {
 /// # Errors
 ///
 /// What is pinned is not reused then.
-pub(super) fn put_seal(pins: &Pins, object: &[u8], programs: &Programs) -> io::Result<()> {
+pub(super) fn put_seal(
+    pins: &Pins,
+    layout: &Layout,
+    object: &[u8],
+    programs: &Programs,
+) -> io::Result<()> {
     let unknown = || io::Error::from(io::ErrorKind::NotFound);
-    let ids = map_ids(&open_maps(pins).ok_or_else(unknown)?)?;
+    let ids = map_ids(&open_maps(pins, layout).ok_or_else(unknown)?)?;
     let path = seal(
         pins,
         object,
@@ -76,8 +81,8 @@ pub(super) fn break_seal(pins: &Pins) -> io::Result<()> {
     Ok(())
 }
 
-fn open_maps(pins: &Pins) -> Option<BTreeMap<&'static str, OwnedFd>> {
-    let maps = layout::current().maps.iter().map(|spec| {
+fn open_maps(pins: &Pins, layout: &Layout) -> Option<BTreeMap<&'static str, OwnedFd>> {
+    let maps = layout.maps.iter().map(|spec| {
         let fd = layout::open_checked(pins, spec).ok()??;
         Some((spec.name, fd))
     });
@@ -130,6 +135,7 @@ mod tests {
 
     #[test]
     fn without_pins_nothing_is_taken() {
-        assert!(take(&Pins::new("/nonexistent"), b"object").is_none());
+        let pins = Pins::new("/nonexistent");
+        assert!(take(&pins, layout::current(), b"object").is_none());
     }
 }

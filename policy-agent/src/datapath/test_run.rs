@@ -100,37 +100,52 @@ impl Datapath {
         repeat: u32,
     ) -> Result<Answer, TestRunError> {
         let program = SchedClassifier::from_pin(self.pins.program(at.hook))?;
-        let mut context = [0u8; CONTEXT];
-        let fields = [
-            (MARK, at.mark),
-            (INGRESS_IFINDEX, at.ingress_ifindex),
-            (IFINDEX, at.ifindex),
-        ];
-        for (offset, value) in fields {
-            if let Some(place) = context.get_mut(offset..offset + 4) {
-                place.copy_from_slice(&value.to_ne_bytes());
-            }
-        }
-        let mut after = [0u8; CONTEXT];
-        let result = program.test_run(TestRunOptions {
-            data_in: Some(packet),
-            ctx_in: Some(&context),
-            ctx_out: Some(&mut after),
-            repeat: repeat.max(1),
-            ..TestRunOptions::new()
-        })?;
-        let passes = match result.return_value {
-            NEXT => true,
-            SHOT => false,
-            other => return Err(TestRunError::Answer(other)),
-        };
-        let mark = after
-            .get(MARK..MARK + 4)
-            .and_then(|mark| mark.try_into().ok());
-        Ok(Answer {
-            passes,
-            mark: mark.map_or(0, u32::from_ne_bytes),
-            mean_ns: u64::try_from(result.duration.as_nanos()).unwrap_or(u64::MAX),
-        })
+        try_program(&program, packet, at, repeat)
     }
+}
+
+/// As [`Datapath::try_packet`], of any program for the hook: one that is on an
+/// interface, say.
+///
+/// # Errors
+///
+/// [`TestRunError`].
+pub fn try_program(
+    program: &SchedClassifier,
+    packet: &[u8],
+    at: Trial,
+    repeat: u32,
+) -> Result<Answer, TestRunError> {
+    let mut context = [0u8; CONTEXT];
+    let fields = [
+        (MARK, at.mark),
+        (INGRESS_IFINDEX, at.ingress_ifindex),
+        (IFINDEX, at.ifindex),
+    ];
+    for (offset, value) in fields {
+        if let Some(place) = context.get_mut(offset..offset + 4) {
+            place.copy_from_slice(&value.to_ne_bytes());
+        }
+    }
+    let mut after = [0u8; CONTEXT];
+    let result = program.test_run(TestRunOptions {
+        data_in: Some(packet),
+        ctx_in: Some(&context),
+        ctx_out: Some(&mut after),
+        repeat: repeat.max(1),
+        ..TestRunOptions::new()
+    })?;
+    let passes = match result.return_value {
+        NEXT => true,
+        SHOT => false,
+        other => return Err(TestRunError::Answer(other)),
+    };
+    let mark = after
+        .get(MARK..MARK + 4)
+        .and_then(|mark| mark.try_into().ok());
+    Ok(Answer {
+        passes,
+        mark: mark.map_or(0, u32::from_ne_bytes),
+        mean_ns: u64::try_from(result.duration.as_nanos()).unwrap_or(u64::MAX),
+    })
 }

@@ -21,6 +21,7 @@ mod flood;
 mod fragments;
 mod front;
 mod memo;
+mod migrate;
 mod observe;
 mod packets;
 mod pins;
