@@ -29,4 +29,5 @@ mod prefilter;
 mod protocols;
 mod services;
 mod shares;
+mod timeouts;
 mod verdict;

@@ -174,6 +174,7 @@ pub(super) const TESTS: [LeftOut; 10] = [
             "services::undecided_packet_of_an_unknown_sender_is_dropped",
             "services::undecided_packet_that_cannot_be_judged_is_dropped_and_others_are_not",
             "services::what_goes_to_the_node_is_left_open",
+            "timeouts::answers_pass_up_to_the_limit_of_their_connections_state_and_not_beyond",
         ]),
     },
     LeftOut {
