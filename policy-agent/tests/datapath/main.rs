@@ -29,5 +29,6 @@ mod prefilter;
 mod protocols;
 mod services;
 mod shares;
+mod tides;
 mod timeouts;
 mod verdict;

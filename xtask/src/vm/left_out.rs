@@ -72,13 +72,15 @@ pub(super) const TESTS: [LeftOut; 10] = [
     LeftOut {
         program: "datapath",
         wherever: Where::Everywhere,
-        reason: "millions of packets: about capacity, which no kernel version decides",
+        reason: "hundreds of thousands of packets or millions: about capacity, which no kernel version decides",
         tests: Tests::These(&[
             "flood::a_million_half_open_connections_to_an_allowed_port_end_no_live_one",
             "flood::a_million_denied_packets_leave_no_trace_in_the_tables",
             "flood::a_handshake_succeeds_in_the_middle_of_a_flood",
             "flood::a_pod_that_opens_connections_without_end_takes_its_own_share_only",
             "shares::many_pods_that_open_without_end_leave_room_for_one_that_comes_later",
+            "tides::floods_larger_than_the_table_end_nothing_that_lives_and_a_handshake_begins_again",
+            "tides::floods_of_fragments_end_no_datagram_unless_policy_allows_them_and_never_open_anything",
         ]),
     },
     LeftOut {
