@@ -1,12 +1,19 @@
 //! Events, counters, connection records, occupancy, preflight.
 
-use std::time::Duration;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use policy_agent::{
     datapath::{
+        Datapath,
         apply::monotonic_ns,
         events::Events,
         preflight::{self, Status},
+        test_run::At,
     },
     object,
 };
@@ -16,11 +23,14 @@ use policy_common::{
         event::{DropReason, VerdictEvent},
         maps, stats,
     },
-    conntrack::{TCP_ESTABLISHED_NS, UNCONFIRMED_NS},
+    conntrack::{RESET_NS, TCP_ESTABLISHED_NS, UNCONFIRMED_NS},
 };
 use policy_core::ops::Op;
 
-use crate::bed::{ACK, FRIEND, NUMBER, POD, SLOT, STRANGER, SYN, apply, on_bed, tcp, word};
+use crate::bed::{
+    ACK, Bed, FRIEND, NUMBER, POD, POLICY, SLOT, STRANGER, SYN, apply, on_bed, tcp, word,
+};
+use crate::timeouts::last_seen;
 
 #[test]
 fn denied_packet_is_reported_and_counted_and_an_allowed_one_is_only_counted() {
@@ -63,13 +73,16 @@ fn denied_packet_is_reported_and_counted_and_an_allowed_one_is_only_counted() {
 }
 
 /// A connection of the pod to the friend, with its whole handshake.
-fn connect(datapath: &policy_agent::datapath::Datapath, bed: &crate::bed::Bed, port: u16) {
+fn connect(datapath: &Datapath, bed: &Bed, port: u16) {
     let pod = (POD, port);
     let friend = (FRIEND, 80);
-    let passes = |packet: &[u8], at| datapath.test_run(packet, at, 1).unwrap().passes;
-    assert!(passes(&tcp(pod, friend, SYN), bed.leaving()));
-    assert!(passes(&tcp(friend, pod, SYN | ACK), bed.arriving()));
-    assert!(passes(&tcp(pod, friend, ACK), bed.leaving()));
+    assert!(passes(datapath, &tcp(pod, friend, SYN), bed.leaving()));
+    assert!(passes(
+        datapath,
+        &tcp(friend, pod, SYN | ACK),
+        bed.arriving()
+    ));
+    assert!(passes(datapath, &tcp(pod, friend, ACK), bed.leaving()));
 }
 
 #[test]
@@ -140,6 +153,77 @@ fn sweeper_removes_records_of_endpoints_that_are_gone() {
         assert!(swept.removed >= 1);
         assert_eq!(maps.ct_count(SLOT).unwrap().removed, 1);
     });
+}
+
+#[test]
+fn sweeper_takes_no_record_from_a_connection_that_opens_on_the_ports_of_one_that_ended() {
+    const PORTS: std::ops::Range<u16> = 4_000..4_032;
+    const ROUNDS: u32 = 100;
+    const RST: u8 = 4;
+    on_bed(|bed| {
+        let datapath = bed.open();
+        let maps = datapath.maps();
+        apply(&datapath, &bed.pod());
+        let is_done = AtomicBool::new(false);
+        let removed = thread::scope(|scope| {
+            let sweeper = scope.spawn(|| {
+                let mut removed = 0;
+                while !is_done.load(Ordering::Relaxed) {
+                    removed += maps.sweep().unwrap().removed;
+                }
+                removed
+            });
+            let packets = || {
+                for round in 0..ROUNDS {
+                    for port in PORTS {
+                        let lost = lost_answers(&datapath, bed, port);
+                        assert_eq!(lost, 0, "answers to port {port} in round {round}");
+                        let reset = tcp((POD, port), (FRIEND, 80), ACK | RST);
+                        assert!(passes(&datapath, &reset, bed.leaving()));
+                    }
+                    let long_ago = monotonic_ns() - RESET_NS - 1_000_000_000;
+                    last_seen(&datapath, long_ago);
+                    // No packet passes because one like it did a moment ago.
+                    let word = word(2 + round, POLICY);
+                    apply(&datapath, &[Op::Word { slot: SLOT, word }]);
+                }
+            };
+            let outcome = catch_unwind(AssertUnwindSafe(packets));
+            is_done.store(true, Ordering::Relaxed);
+            let removed = sweeper.join().unwrap();
+            outcome.map_err(resume_unwind).map(|()| removed).unwrap()
+        });
+        assert!(removed > 0, "the sweeper had something to do");
+        connect(&datapath, bed, PORTS.start);
+        // Whatever is left of those that were reset is removed now, or was.
+        let swept = maps.sweep().unwrap();
+        assert_eq!(swept.left, [1, 0, 0]);
+        let books = maps.ct_count(SLOT).unwrap();
+        assert_eq!(books.created - books.removed, 1, "{books:?}");
+        assert!(passes(
+            &datapath,
+            &tcp((FRIEND, 80), (POD, PORTS.start), ACK),
+            bed.arriving()
+        ));
+        assert_eq!(maps.sweep().unwrap().corrected, 0, "the books are exact");
+    });
+}
+
+fn passes(datapath: &Datapath, packet: &[u8], at: At) -> bool {
+    datapath.test_run(packet, at, 1).unwrap().passes
+}
+
+/// Opens a connection of the pod; how many of the friend's packets do not pass.
+fn lost_answers(datapath: &Datapath, bed: &Bed, port: u16) -> usize {
+    let (pod, friend) = ((POD, port), (FRIEND, 80));
+    let answer = |flags| usize::from(!passes(datapath, &tcp(friend, pod, flags), bed.arriving()));
+    assert!(passes(datapath, &tcp(pod, friend, SYN), bed.leaving()));
+    let mut lost = answer(SYN | ACK);
+    assert!(passes(datapath, &tcp(pod, friend, ACK), bed.leaving()));
+    for _ in 0..4 {
+        lost += answer(ACK);
+    }
+    lost
 }
 
 #[test]
