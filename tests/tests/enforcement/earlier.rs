@@ -1,83 +1,20 @@
 //! Connections that are older than the agent: those that policy allows go on,
 //! also where the next word is the other side's; the others end.
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::UdpSocket;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use policy_tests::lab::{Family, Host, Wiring, received};
+use anyhow::{Result, ensure};
+use policy_tests::lab::{Family, Host, Wiring};
 use serde_json::json;
 
 use crate::node::Node;
+use crate::silent::{Subscription, arrives};
 
 const PORT: u16 = 9000;
 /// Bounds what arrives at once; what is denied is waited for as long.
 const SOON: Duration = Duration::from_secs(2);
-
-/// A pod that has subscribed to what another sends, by datagrams and by a
-/// connection, and says nothing any more.
-struct Subscription {
-    datagrams: UdpSocket,
-    stream: TcpStream,
-    /// The ends of the one that sends.
-    feed: UdpSocket,
-    served: TcpStream,
-}
-
-impl Subscription {
-    fn open(reader: &Host, feed: &Host, family: Family, port: u16) -> Result<Self> {
-        let to = SocketAddr::new(feed.address(family)?, port);
-        let any: IpAddr = match family {
-            Family::V4 => [0; 4].into(),
-            Family::V6 => [0_u16; 8].into(),
-        };
-        let (feed_socket, listener) = feed
-            .netns()
-            .run(|| -> Result<_> { Ok((UdpSocket::bind(to)?, TcpListener::bind(to)?)) })??;
-        let (datagrams, stream) = reader.netns().run(|| -> Result<_> {
-            let datagrams = UdpSocket::bind((any, 0))?;
-            datagrams.connect(to)?;
-            datagrams.send(b"subscribe")?;
-            Ok((datagrams, TcpStream::connect_timeout(&to, SOON)?))
-        })??;
-        let (served, _) = listener.accept().context("accept")?;
-        for socket in [&feed_socket, &datagrams] {
-            socket.set_read_timeout(Some(SOON))?;
-        }
-        stream.set_read_timeout(Some(SOON))?;
-        let mut subscriber = None;
-        arrives(|| {
-            let (length, from) = feed_socket.recv_from(&mut [0; 16])?;
-            subscriber = Some(from);
-            Ok(length)
-        })?;
-        let subscriber = subscriber.context("nobody subscribes")?;
-        feed_socket.connect(subscriber)?;
-        let mut open = Self {
-            datagrams,
-            stream,
-            feed: feed_socket,
-            served,
-        };
-        ensure!(open.delivers()? == (true, true), "before the agent");
-        Ok(open)
-    }
-
-    /// Whether what is sent now arrives: by datagram, by connection.
-    fn delivers(&mut self) -> Result<(bool, bool)> {
-        self.feed.send(b"news").context("send a datagram")?;
-        self.served.write_all(b"news").context("write")?;
-        let datagram = arrives(|| self.datagrams.recv(&mut [0; 16]))?;
-        Ok((datagram, arrives(|| self.stream.read(&mut [0; 16]))?))
-    }
-}
-
-/// Whether anything is received before the time is up.
-fn arrives(receive: impl FnMut() -> std::io::Result<usize>) -> Result<bool> {
-    Ok(received(receive)?.is_some_and(|length| length > 0))
-}
 
 /// Connection tracking works in a namespace once a rule asks for it.
 fn track(node: &Host) -> Result<()> {
@@ -131,8 +68,8 @@ fn what_policy_allows_goes_on_and_what_it_denies_ends() -> Result<()> {
     )?;
     let mut subscribed = Vec::new();
     for (port, family) in (PORT..).zip(Family::BOTH) {
-        let allowed = Subscription::open(&reader, &feed, family, port)?;
-        let denied = Subscription::open(&muted, &feed, family, port + 10)?;
+        let allowed = Subscription::open(&reader, &feed, family, port, SOON)?;
+        let denied = Subscription::open(&muted, &feed, family, port + 10, SOON)?;
         subscribed.push((family, allowed, denied));
     }
 

@@ -202,7 +202,7 @@ pub(super) const TESTS: [LeftOut; 11] = [
             "lifecycle::links_that_somebody_detached_are_found_and_attached_again",
             "lifecycle::what_happened_without_an_agent_is_found_at_its_start",
             "prefilter::prefilter_drops_denied_sources_before_routed_pods",
-            "restart::a_newer_layout_takes_over_from_the_older_one_that_followed_it",
+            "upgrade::a_newer_layout_takes_over_from_the_older_one_that_followed_it",
         ]),
     },
     LeftOut {
