@@ -29,4 +29,5 @@ mod restart;
 mod rows;
 mod services;
 mod silent;
+mod spared;
 mod upgrade;
