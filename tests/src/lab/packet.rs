@@ -124,6 +124,11 @@ impl IpPacket {
         Self::icmp(src, dst, kind, 0, &rest)
     }
 
+    /// Where it goes.
+    pub fn destination(&self) -> IpAddr {
+        self.dst
+    }
+
     /// Sets the TTL or hop limit (64 otherwise).
     pub fn ttl(mut self, ttl: u8) -> Self {
         self.ttl = ttl;

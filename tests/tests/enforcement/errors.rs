@@ -1,22 +1,38 @@
 //! ICMP errors between routers and isolated pods: path MTU discovery works under
-//! default deny, and errors about nothing do not get in.
+//! default deny, and so do refusals and traces of a route; errors about nothing do
+//! not get in.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use policy_tests::lab::{Family, Host, IpPacket, Sniffer, Wiring, wait_for};
+use policy_tests::lab::{Family, Host, IpPacket, Sniffer, Wiring, slowed, tcp_flags, wait_for};
 use serde_json::json;
 
 use crate::expect::PORT;
+use crate::folder::{Way, allow};
 use crate::node::{BOUND, Node};
 
 /// What the router's next link takes, bytes; IPv6 asks for 1280 at least.
 const NARROW: u32 = 1_300;
 /// What answers within microseconds is asked again after this.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// Ports of pods that send nothing from there.
+const UNUSED: [u16; 2] = [4_001, 4_009];
+
+/// Type and code of an error.
+type Error = (u8, u8);
+
+/// The link is too narrow, nobody listens, too many routers: of each family.
+fn errors(family: Family) -> [Error; 3] {
+    match family {
+        Family::V4 => [(3, 4), (3, 3), (11, 0)],
+        Family::V6 => [(2, 0), (1, 4), (3, 0)],
+    }
+}
 
 fn outside(last: u8) -> (Ipv4Addr, Ipv6Addr) {
     (
@@ -28,16 +44,19 @@ fn outside(last: u8) -> (Ipv4Addr, Ipv6Addr) {
 struct Bed {
     node: Node,
     pod: Host,
+    half: Host,
     router: Host,
     far: Host,
 }
 
 impl Bed {
-    /// `a/pod` may send UDP to [`PORT`] of `far`, and nothing else; the way there
-    /// is over a router whose next link is narrow.
+    /// `a/pod` may send UDP to [`PORT`] of `far`, and nothing else; `b/half` may send
+    /// anything and get nothing. The way there is over a router whose next link is
+    /// narrow.
     fn new(wiring: Wiring) -> Result<Self> {
         let mut node = Node::new("errors", wiring)?;
         let pod = node.pod("a/pod", &[("app", "pod")])?;
+        let half = node.pod("b/half", &[("app", "half")])?;
         let (router_v4, router_v6) = outside(1);
         let (far_v4, far_v6) = outside(2);
         let router = node.lab.outside("router", router_v4, router_v6)?;
@@ -77,22 +96,63 @@ impl Bed {
                 },
             })],
         )?;
+        let nothing = allow(Way::Ingress, "b/nothing", "half", &[]);
+        node.folder.put_all("half.json", &[nothing])?;
         node.start()?;
         Ok(Self {
             node,
             pod,
+            half,
             router,
             far,
         })
     }
 
-    /// What the pod takes for the path's MTU to an address, as `ip` tells it.
-    fn route(&self, to: IpAddr) -> Result<String> {
-        let mut command = Command::new("ip");
-        command.args(["route", "get", &to.to_string()]);
-        let output = self.pod.netns().output(&mut command)?;
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    /// Sends errors about what a pod is said to have sent, from the router; the last
+    /// one has to arrive, and no other.
+    fn ensure_last_arrives(&self, pod: &Host, error: Error, about: &[IpPacket]) -> Result<()> {
+        let family = Family::of(about.first().context("a packet")?.destination());
+        let (router, to) = (self.router.address(family)?, pod.address(family)?);
+        let (kind, code) = error;
+        let errors = about.iter().map(|about| {
+            // Of the first four bytes, only path MTU discovery reads any.
+            let mut rest = vec![0, 0, 5, 0x14];
+            rest.extend(about.build());
+            IpPacket::icmp(router, to, kind, code, &rest).build()
+        });
+        let errors: Vec<_> = errors.collect();
+        let last = about.last().map(IpPacket::build).unwrap_or_default();
+        let sniffer = Sniffer::start(pod, move |packet| packet.icmp == Some(error))?;
+        self.router
+            .send_packets(self.node.lab.node().mac(), &errors)?;
+        wait_for("the allowed error", BOUND, || sniffer.count() > 0)?;
+        let arrived = sniffer.stop()?;
+        let is_last = |quoted: &[u8]| !quoted.is_empty() && last.starts_with(quoted);
+        ensure!(
+            arrived.len() == 1 && is_last(&arrived[0].packet.payload),
+            "{error:?}: {arrived:?}"
+        );
+        Ok(())
     }
+
+    /// Makes sure that so many errors did not get in, and that this was why.
+    fn ensure_denied(&self, expected: u64) -> Result<()> {
+        let status = self.node.settle()?;
+        let denied = &status["counters"]["ingress/icmp-error"];
+        let denied = denied.as_u64().unwrap_or(0);
+        ensure!(denied == expected, "{}", status["counters"]);
+        Ok(())
+    }
+}
+
+/// Makes sure that a pod knows how much the path to an address takes.
+fn ensure_narrow(pod: &Host, to: IpAddr) -> Result<()> {
+    let mut command = Command::new("ip");
+    command.args(["route", "get", &to.to_string()]);
+    let output = pod.netns().output(&mut command)?;
+    let route = String::from_utf8_lossy(&output.stdout);
+    ensure!(route.contains(&format!("mtu {NARROW}")), "{route}");
+    Ok(())
 }
 
 fn socket(host: &Host, family: Family, port: u16) -> Result<UdpSocket> {
@@ -128,13 +188,9 @@ fn path_mtu_is_discovered_through_a_router_that_no_policy_names() -> Result<()> 
                 far.recv(&mut buffer)
                     .is_ok_and(|length| length == datagram.len())
             })?;
-            let route = bed.route(to.ip())?;
-            ensure!(route.contains(&format!("mtu {NARROW}")), "{route}");
+            ensure_narrow(&bed.pod, to.ip())?;
         }
-        let status = bed.node.settle()?;
-        let denied = &status["counters"]["ingress/icmp-error"];
-        ensure!(denied.is_null() || denied == 0, "{}", status["counters"]);
-        Ok(())
+        bed.ensure_denied(0)
     })
 }
 
@@ -142,27 +198,81 @@ fn path_mtu_is_discovered_through_a_router_that_no_policy_names() -> Result<()> 
 fn errors_about_what_the_pod_may_not_send_do_not_reach_it() -> Result<()> {
     both_wirings(|bed| {
         for family in Family::BOTH {
-            let (to, far) = (bed.pod.address(family)?, bed.far.address(family)?);
-            let router = bed.router.address(family)?;
-            let (kind, code) = if to.is_ipv4() { (3, 4) } else { (2, 0) };
+            let (own, far) = (bed.pod.address(family)?, bed.far.address(family)?);
             let about = |port: u16| {
-                let (own, peer) = (SocketAddr::new(to, 4_001), SocketAddr::new(far, port));
-                let mut rest = vec![0, 0, 5, 0x14];
-                rest.extend(IpPacket::udp(own, peer, &[0x55; 64]).build());
-                IpPacket::icmp(router, to, kind, code, &rest).build()
+                let (own, peer) = (SocketAddr::new(own, UNUSED[0]), SocketAddr::new(far, port));
+                IpPacket::udp(own, peer, &[0x55; 64])
             };
-            let sniffer =
-                Sniffer::start(&bed.pod, move |packet| packet.icmp == Some((kind, code)))?;
-            let hop = bed.node.lab.node().mac();
-            let (bad, good) = (about(PORT + 1), about(PORT));
-            bed.router.send_packets(hop, &[&bad, &bad, &good])?;
-            wait_for("the allowed error", BOUND, || sniffer.count() > 0)?;
-            let arrived = sniffer.stop()?;
-            ensure!(arrived.len() == 1, "{arrived:?}");
+            for error in errors(family) {
+                let about = [about(PORT + 1), about(PORT + 1), about(PORT)];
+                bed.ensure_last_arrives(&bed.pod, error, &about)?;
+            }
         }
-        let status = bed.node.settle()?;
-        let denied = &status["counters"]["ingress/icmp-error"];
-        ensure!(denied == 4, "{}", status["counters"]);
-        Ok(())
+        bed.ensure_denied(2 * 3 * 2)
+    })
+}
+
+/// Nothing but the connection's record lets these errors in.
+#[test]
+fn segments_too_large_for_the_path_are_sent_again_and_no_other_error_gets_in() -> Result<()> {
+    both_wirings(|bed| {
+        for family in Family::BOTH {
+            let to = SocketAddr::new(bed.far.address(family)?, PORT);
+            let listener = bed.far.netns().run(|| TcpListener::bind(to))??;
+            let patience = slowed(BOUND);
+            let connect = || TcpStream::connect_timeout(&to, patience);
+            let mut stream = bed.half.netns().run(connect)??;
+            let (mut served, _) = listener.accept()?;
+            // The peer knows of no narrow link, and announces segments of 1,460.
+            let sent = [0x55; 20_000];
+            stream.write_all(&sent)?;
+            let mut received = vec![0; sent.len()];
+            served.set_read_timeout(Some(patience))?;
+            served.read_exact(&mut received).context("what was sent")?;
+            ensure!(received == sent);
+            ensure_narrow(&bed.half, to.ip())?;
+
+            let own = stream.local_addr()?;
+            let about = |port: u16| {
+                let own = SocketAddr::new(own.ip(), port);
+                IpPacket::tcp(own, to, tcp_flags::ACK, 1, 1, &[0x55; 64])
+            };
+            let [one, two] = UNUSED.map(about);
+            for error in errors(family) {
+                let about = [one.clone(), two.clone(), about(own.port())];
+                bed.ensure_last_arrives(&bed.half, error, &about)?;
+            }
+        }
+        bed.ensure_denied(2 * 3 * 2)
+    })
+}
+
+#[test]
+fn refusals_and_what_routers_say_reach_the_pod_that_asked() -> Result<()> {
+    both_wirings(|bed| {
+        for family in Family::BOTH {
+            let far = SocketAddr::new(bed.far.address(family)?, PORT);
+            let pod = socket(&bed.pod, family, 4_002)?;
+            pod.connect(far)?;
+            let refused = |result: std::io::Result<usize>| {
+                result.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+            };
+            // Either call reports what came before it.
+            wait_for("a refusal", BOUND, || {
+                refused(pod.send(b"anybody?")) || refused(pod.recv(&mut [0; 16]))
+            })?;
+
+            let [_, _, exceeded] = errors(family);
+            let router = bed.router.address(family)?;
+            let sniffer = Sniffer::start(&bed.pod, move |packet| {
+                packet.icmp == Some(exceeded) && packet.src == router
+            })?;
+            // The node is the first router.
+            let packet = IpPacket::udp(pod.local_addr()?, far, b"trace").ttl(2);
+            let hop = bed.node.lab.next_hop(&bed.pod, far.ip()).context("a hop")?;
+            bed.pod.send_packets(hop, &[packet.build()])?;
+            wait_for("the router's word", BOUND, || sniffer.count() > 0)?;
+        }
+        bed.ensure_denied(0)
     })
 }

@@ -9,6 +9,7 @@ mod capacity;
 mod churn;
 mod cni;
 mod cut;
+mod disguised;
 mod drift;
 mod earlier;
 mod errors;
