@@ -120,9 +120,13 @@ impl<const INLINE: bool> Records for Connections<INLINE> {
     fn insert(&self, table: Table, key: &CtKey, entry: &CtEntry) -> bool {
         match table {
             Table::Main => maps::CT.insert(key, entry, BPF_ANY as u64).is_ok(),
-            Table::Pending => maps::CT_PENDING.insert(key, entry, BPF_ANY as u64).is_ok(),
+            Table::Pending => {
+                self.count(stats::CT_PENDING_MADE);
+                maps::CT_PENDING.insert(key, entry, BPF_ANY as u64).is_ok()
+            }
             Table::Open => {
                 note_open(entry.slot);
+                self.count(stats::CT_OPEN_MADE);
                 maps::CT_OPEN.insert(key, entry, BPF_ANY as u64).is_ok()
             }
         }
@@ -131,11 +135,21 @@ impl<const INLINE: bool> Records for Connections<INLINE> {
     #[inline(always)]
     fn delete(&self, table: Table, key: &CtKey) {
         // A record that is gone already is as good as deleted.
-        let _ = match table {
-            Table::Main => maps::CT.remove(key),
-            Table::Pending => maps::CT_PENDING.remove(key),
-            Table::Open => maps::CT_OPEN.remove(key),
-        };
+        match table {
+            Table::Main => {
+                let _ = maps::CT.remove(key);
+            }
+            Table::Pending => {
+                if maps::CT_PENDING.remove(key).is_ok() {
+                    self.count(stats::CT_PENDING_LEFT);
+                }
+            }
+            Table::Open => {
+                if maps::CT_OPEN.remove(key).is_ok() {
+                    self.count(stats::CT_OPEN_LEFT);
+                }
+            }
+        }
     }
 
     #[inline(always)]

@@ -27,7 +27,7 @@ use super::report::isolating;
 use super::setup::Setup;
 use super::state::{Outcome, State};
 use crate::datapath::Pins;
-use crate::datapath::sweep::Swept;
+use crate::datapath::{evictions::Evictions, sweep::Swept};
 use crate::others::{self, Other};
 use crate::source::kubernetes::Access;
 
@@ -67,6 +67,7 @@ pub(super) struct Feedback {
     poster: Option<Poster>,
     others: Vec<Other>,
     looked_for_others: Option<Instant>,
+    evictions: Evictions,
 }
 
 /// Since when something is known that is not in force yet.
@@ -96,6 +97,7 @@ impl Default for Feedback {
             poster: None,
             others: Vec::new(),
             looked_for_others: None,
+            evictions: Evictions::default(),
         }
     }
 }
@@ -359,6 +361,8 @@ impl State {
     pub(super) fn swept(&mut self, swept: &Swept) {
         let removed = u64::try_from(swept.removed).unwrap_or(u64::MAX);
         self.feedback.metrics.removed_connections.inc_by(removed);
+        let evicted = self.feedback.evictions.since(swept);
+        self.feedback.metrics.evicted(evicted);
         let [confirmed, ..] = swept.left;
         self.pressure.counted(confirmed);
     }

@@ -19,7 +19,7 @@
 //! - [`maps`], [`map`]: typed maps, without any program; `earlier`: connections older than
 //!   the programs.
 //! - [`apply`] (with `encode`), [`readback`], [`settings`]: operations, and what they left.
-//! - [`events`], [`counters`], [`sweep`], [`dump`]: what goes on.
+//! - [`events`], [`counters`], [`sweep`] (with [`evictions`]), [`dump`]: what goes on.
 //! - [`preflight`] (with `marks`), [`cleanup`], [`test_run`]: can it run, is it gone, what would
 //!   it say to this packet.
 //! - `sys`: the system calls that aya does not have.
@@ -35,6 +35,7 @@ pub mod dump;
 mod earlier;
 mod encode;
 pub mod events;
+pub mod evictions;
 pub mod front;
 pub mod layout;
 pub mod load;

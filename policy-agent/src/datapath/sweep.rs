@@ -11,15 +11,19 @@ use std::{
 
 use policy_common::{
     abi::{
+        Direction,
         conntrack::{CT_ALL_SLOT, CtCount, CtEntry, CtKey},
         endpoint::FLAG_USED,
         maps::CT_COUNT,
+        stats,
     },
     conntrack::timeout_ns,
 };
 
 use super::{
     apply::monotonic_ns,
+    counters::Counters,
+    evictions::TableBooks,
     map::{MapError, TypedMap},
     maps::Maps,
 };
@@ -31,6 +35,8 @@ pub struct Swept {
     pub left: [usize; 3],
     /// Records removed: past their time, or of endpoints that are gone.
     pub removed: usize,
+    /// The books of the tables that evict: pending, of pods that nothing isolates.
+    pub books: [TableBooks; 2],
     /// Slots whose books were wrong and were put right.
     pub corrected: usize,
 }
@@ -57,6 +63,8 @@ impl Maps {
             .map(|endpoint| endpoint.number)
             .collect();
         let before = self.books();
+        // Before the tables are read, so that what comes meanwhile is only found.
+        let counters = self.counters()?;
         let mut main = sweep_table(&self.ct, &alive, now_ns)?;
         main.sum_up();
         let pending = sweep_table(&self.ct_pending, &alive, now_ns)?;
@@ -64,6 +72,14 @@ impl Maps {
         Ok(Swept {
             left: [main.left, pending.left, open.left],
             removed: main.removed + pending.removed + open.removed,
+            books: [
+                books(
+                    &counters,
+                    [stats::CT_PENDING_MADE, stats::CT_PENDING_LEFT],
+                    &pending,
+                ),
+                books(&counters, [stats::CT_OPEN_MADE, stats::CT_OPEN_LEFT], &open),
+            ],
             corrected: self.keep_books(&before, &main)?,
         })
     }
@@ -96,6 +112,20 @@ impl Maps {
             }
         }
         Ok(corrected)
+    }
+}
+
+fn books(counters: &Counters, [made, left]: [u32; 2], table: &Table) -> TableBooks {
+    let count = |counter| {
+        [Direction::Ingress, Direction::Egress]
+            .iter()
+            .map(|direction| counters.get(*direction, counter))
+            .fold(0, u64::wrapping_add)
+    };
+    TableBooks {
+        made: count(made).wrapping_sub(count(left)),
+        removed: table.removed as u64,
+        left: table.left as u64,
     }
 }
 
@@ -143,20 +173,7 @@ fn sweep_table(
     let mut swept = Table::default();
     for (key, entry) in table.entries()? {
         let kept = if has_ended(&key, &entry, alive, now_ns) {
-            // Between reading and removing, the kernel may have made a new record
-            // under the same key: what was really removed tells.
-            match table.take(&key)? {
-                Some(taken) if !has_ended(&key, &taken, alive, now_ns) => {
-                    table.set_new(&key, &taken)?;
-                    Some(taken.slot)
-                }
-                Some(taken) => {
-                    swept.removed += 1;
-                    *swept.removed_by_slot.entry(taken.slot).or_default() += 1;
-                    None
-                }
-                None => None,
-            }
+            remove_ended(table, &key, alive, now_ns, &mut swept)?
         } else {
             Some(entry.slot)
         };
@@ -166,6 +183,39 @@ fn sweep_table(
         }
     }
     Ok(swept)
+}
+
+/// Removes a record that had ended when the table was read: the slot of one that is
+/// there instead.
+///
+/// A connection may have opened on its ports since. Asking again immediately before
+/// leaves it no more than the time of a call for that, and if it takes that, it gets its
+/// record back: only an answer in between would miss it.
+fn remove_ended(
+    table: &TypedMap<CtKey, CtEntry>,
+    key: &CtKey,
+    alive: &BTreeSet<u32>,
+    now_ns: u64,
+    swept: &mut Table,
+) -> Result<Option<u32>, MapError> {
+    let is_live = |entry: &CtEntry| !has_ended(key, entry, alive, now_ns);
+    match table.get(key)? {
+        None => return Ok(None),
+        Some(found) if is_live(&found) => return Ok(Some(found.slot)),
+        Some(_) => {}
+    }
+    Ok(match table.take(key)? {
+        Some(taken) if is_live(&taken) => {
+            table.set_new(key, &taken)?;
+            Some(taken.slot)
+        }
+        Some(taken) => {
+            swept.removed += 1;
+            *swept.removed_by_slot.entry(taken.slot).or_default() += 1;
+            None
+        }
+        None => None,
+    })
 }
 
 fn has_ended(key: &CtKey, entry: &CtEntry, alive: &BTreeSet<u32>, now_ns: u64) -> bool {

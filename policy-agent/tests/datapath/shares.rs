@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use policy_agent::datapath::Datapath;
+use policy_agent::datapath::{Datapath, evictions::Evictions};
 use policy_common::abi::{
     conntrack::CT_ALL_SLOT,
     endpoint::{Endpoint, FLAG_USED},
@@ -82,8 +82,13 @@ fn many_pods_that_open_without_end_leave_room_for_one_that_comes_later() {
             connect(&datapath, bed, POD, port);
         }
         assert_eq!(confirmed(&datapath, slot), LIVE.len());
+        let mut evictions = Evictions::default();
+        let swept = datapath.maps().sweep().unwrap();
+        assert_eq!(evictions.since(&swept), [0, 0]);
+        assert_eq!((swept.corrected, swept.removed), (0, 0));
         // Half open ones, of which only so many are kept.
-        for number in 0..u32::try_from(CT_PENDING_ENTRIES).unwrap() * 2 {
+        let flood = CT_PENDING_ENTRIES * 2;
+        for number in 0..flood {
             let port = u16::try_from(number % 60_000).unwrap() + 1_024;
             let syn = tcp((FRIEND, port), (POD, 80), SYN);
             let passed = datapath.test_run(&syn, bed.arriving(), 1).unwrap().passes;
@@ -97,6 +102,10 @@ fn many_pods_that_open_without_end_leave_room_for_one_that_comes_later() {
         assert!(!passes(&answer(LIVE.end)), "one that was never opened");
 
         let swept = datapath.maps().sweep().unwrap();
+        let [evicted, others] = evictions.since(&swept);
+        let evicted = usize::try_from(evicted).unwrap();
+        assert!(evicted >= flood - CT_PENDING_ENTRIES, "{evicted}");
+        assert_eq!((evicted + swept.left[1] >= flood, others), (true, 0));
         assert_eq!(swept.left[0], taken + LIVE.len());
         assert_eq!((swept.corrected, swept.removed), (0, 0));
         // What ends is everybody's again.

@@ -22,6 +22,15 @@ pub const EVENT_LOST: u32 = 37;
 pub const EVENT_LIMITED: u32 = 38;
 /// Sources that the XDP prefilter dropped (counted under ingress).
 pub const PREFILTER_DROPPED: u32 = 39;
+/// A record was made in the table of pending ones. With what was taken out of it and
+/// what is there it tells how many were evicted, which the kernel does not.
+pub const CT_PENDING_MADE: u32 = 40;
+/// A record was taken out of that table, because it ended or moved.
+pub const CT_PENDING_LEFT: u32 = 41;
+/// As [`CT_PENDING_MADE`], in the table of pods that nothing isolates.
+pub const CT_OPEN_MADE: u32 = 42;
+/// As [`CT_PENDING_LEFT`], out of that table.
+pub const CT_OPEN_LEFT: u32 = 43;
 
 /// Counters of one direction.
 pub const PER_DIRECTION: u32 = 64;

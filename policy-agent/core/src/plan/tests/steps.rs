@@ -287,7 +287,7 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) fn new(limits: crate::plan::Limits) -> Self {
+    pub(super) fn new(limits: Limits) -> Self {
         Self {
             memory: MemoryDatapath::new(),
             planner: Planner::new(Mirror::default(), limits),
@@ -309,7 +309,7 @@ impl Node {
         let read = self.memory.mirror();
         assert_eq!(essence(self.planner.mirror()), essence(&read));
         assert_eq!(self.plan(world).ops, [], "after {:#?}", plan.ops);
-        let again = Planner::new(read, crate::plan::Limits::default());
+        let again = Planner::new(read, Limits::default());
         let again = again.plan(&world.desired, &world.attachments);
         assert_eq!(again.ops, [], "after a restart");
         assert_eq!(again.endpoints, self.plan(world).endpoints);
