@@ -73,6 +73,11 @@ impl Closed {
         }
     }
 
+    /// How many addresses are open.
+    pub(super) fn open(&self) -> usize {
+        self.stored.as_ref().map_or(0, |(_, open)| open.len())
+    }
+
     /// Whether what is to be open and closed could be written.
     pub(super) fn works(&self) -> bool {
         self.failure.is_none()

@@ -37,14 +37,31 @@ impl Usage {
 #[derive(Debug, Default)]
 pub(super) struct Pressure {
     told: BTreeMap<&'static str, Usage>,
+    beside: Beside,
+}
+
+/// How much is in maps that planning does not know.
+#[derive(Debug, Clone, Copy, Default)]
+struct Beside {
     /// Confirmed connections, when they were counted last.
     connections: usize,
+    /// Prefixes that the prefilter drops, IPv4 and IPv6.
+    denied: [usize; 2],
+    /// Addresses of the pod range that are open.
+    open: usize,
+    /// Interfaces that share an element of the direct-mapped table with another.
+    sharing: usize,
 }
 
 impl Pressure {
     /// The sweeper counted this many confirmed connections.
     pub(super) fn counted(&mut self, connections: usize) {
-        self.connections = connections;
+        self.beside.connections = connections;
+    }
+
+    /// The prefilter's list has so many prefixes, IPv4 and IPv6.
+    pub(super) fn listed(&mut self, denied: [usize; 2]) {
+        self.beside.denied = denied;
     }
 
     /// This is how full maps are; lines for what is new.
@@ -112,6 +129,17 @@ pub(super) fn then(map: &str) -> &'static str {
              unless an ipBlock allows them"
         }
         maps::ENDPOINTS => "pods beyond that get no policies, and no traffic if they are isolated",
+        maps::IFINDEX_MORE => {
+            "beyond that, the interfaces of new pods lead to no policies and pass the node's \
+             traffic only"
+        }
+        maps::PROTECTED => {
+            "new pods whose addresses find no room in it receive nothing from others; let fewer \
+             pods run on this node, or start the agent without --pod-range"
+        }
+        maps::DENY4 | maps::DENY6 => {
+            "a list with more prefixes is refused, and the one in force stays; join or drop some"
+        }
         _ => {
             "a change needs room for old and new, and what finds none leaves the old policy in \
              force; use fewer policies, peers or ports on this node"
@@ -119,10 +147,11 @@ pub(super) fn then(map: &str) -> &'static str {
     }
 }
 
-/// The maps that are looked at. The others cannot be filled by a cluster's
-/// objects, or give up what is oldest.
-pub(super) const WATCHED: [&str; 10] = [
+/// The maps that are looked at. The others can be filled neither by a cluster's
+/// objects nor by the operator's list, or give up what is oldest.
+pub(super) const WATCHED: [&str; 14] = [
     maps::ENDPOINTS,
+    maps::IFINDEX_MORE,
     maps::ID4,
     maps::ID6,
     maps::CIDR4,
@@ -132,9 +161,12 @@ pub(super) const WATCHED: [&str; 10] = [
     maps::PORT_SETS,
     maps::EXTENTS,
     maps::CT,
+    maps::PROTECTED,
+    maps::DENY4,
+    maps::DENY6,
 ];
 
-fn usages(mirror: &Mirror, connections: usize) -> [Usage; WATCHED.len()] {
+fn usages(mirror: &Mirror, beside: &Beside) -> [Usage; WATCHED.len()] {
     let limits = Limits::default();
     let v4 = mirror.hosts.keys().filter(|ip| ip.is_ipv4()).count();
     let prefixes4 = mirror.prefixes.keys();
@@ -150,6 +182,7 @@ fn usages(mirror: &Mirror, connections: usize) -> [Usage; WATCHED.len()] {
     let all = [
         // Element 0 of slots, port sets and extents is never given out.
         (mirror.endpoints.len(), limits.endpoints - 1),
+        (beside.sharing, maps::IFINDEX_MORE_ENTRIES),
         (v4, limits.hosts),
         (mirror.hosts.len() - v4, limits.hosts),
         (prefixes4, limits.prefixes),
@@ -158,7 +191,10 @@ fn usages(mirror: &Mirror, connections: usize) -> [Usage; WATCHED.len()] {
         (mirror.rows.len(), limits.rows),
         (named.len(), limits.port_sets - 1),
         (runs.values().sum(), limits.extents - 1),
-        (connections, maps::CT_ENTRIES),
+        (beside.connections, maps::CT_ENTRIES),
+        (beside.open, maps::PROTECTED_ENTRIES),
+        (beside.denied[0], maps::DENY_ENTRIES),
+        (beside.denied[1], maps::DENY_ENTRIES),
     ];
     let mut names = WATCHED.into_iter();
     all.map(|(used, capacity)| Usage {
@@ -183,7 +219,12 @@ fn distinct(mirror: &Mirror, count: usize) -> BTreeSet<u32> {
 impl State {
     /// Looks how full maps are, and tells what is new.
     pub(super) fn look_at_maps(&mut self) {
-        let usages = usages(self.planner.mirror(), self.pressure.connections);
+        // Where so few are, reading them all costs nothing; what cannot be read is told
+        // by whoever compares the kernel with what should be in it.
+        let sharing = self.datapath.maps().ifindex_more.entries();
+        self.pressure.beside.sharing = sharing.map_or(0, |all| all.len());
+        self.pressure.beside.open = self.closed.open();
+        let usages = usages(self.planner.mirror(), &self.pressure.beside);
         for line in self.pressure.look(&usages) {
             eprintln!("{line}");
         }
@@ -240,7 +281,13 @@ mod tests {
         mirror.rows = (0..5)
             .map(|identity| (row(identity), identity % 2))
             .collect();
-        let figures = usages(&mirror, 7);
+        let beside = Beside {
+            connections: 7,
+            denied: [4, 6],
+            open: 3,
+            sharing: 2,
+        };
+        let figures = usages(&mirror, &beside);
         let of = |map| {
             let usage = figures.iter().find(|usage| usage.map == map);
             usage.map(|usage| usage.used)
@@ -249,5 +296,8 @@ mod tests {
         assert_eq!(of(maps::PORT_SETS), Some(1), "0 is none");
         assert_eq!(of(maps::CT), Some(7));
         assert_eq!(of(maps::SERVICES), Some(0));
+        assert_eq!(of(maps::IFINDEX_MORE), Some(2));
+        assert_eq!(of(maps::PROTECTED), Some(3));
+        assert_eq!((of(maps::DENY4), of(maps::DENY6)), (Some(4), Some(6)));
     }
 }

@@ -241,6 +241,7 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
                 }
                 let outcome = state.verify();
                 state.feedback.look_for_others(&options.bpffs, std::time::Instant::now());
+                state.pressure.listed(prefilter.rows());
                 state.took_stock(prefilter.problems());
                 // A large state is read less often, so that it costs little.
                 let pause = (begun.elapsed() * VERIFY_PART).clamp(VERIFY, VERIFY_LATEST);

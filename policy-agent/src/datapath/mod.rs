@@ -13,7 +13,8 @@
 //! - [`pin`], [`layout`]: paths, the BPF file system, the check of what is pinned.
 //! - [`load`], `adopt`: programs through the verifier, and into links that are
 //!   there already; `migrate`: out of another version's maps and links.
-//! - [`closed`]: the pod range while nobody has its addresses.
+//! - [`closed`]: the pod range while nobody has its addresses; [`deny`]: the prefixes that
+//!   the prefilter drops.
 //! - [`attach`], [`clsact`], [`prefilter`]: interfaces; [`front`]: who comes first there;
 //!   [`pinned`]: without an agent.
 //! - [`maps`], [`map`]: typed maps, without any program; `earlier`: connections older than
@@ -31,6 +32,7 @@ pub mod cleanup;
 pub mod closed;
 pub mod clsact;
 pub mod counters;
+pub mod deny;
 pub mod dump;
 mod earlier;
 mod encode;

@@ -6,7 +6,8 @@ use aya::{TestRun, TestRunOptions, programs::Xdp};
 use aya_obj::programs::XdpAttachType;
 use policy_agent::datapath::{
     AttachError, Datapath, Hook,
-    prefilter::{DenyChange, DenyError, XdpMode},
+    deny::{DenyChange, DenyError},
+    prefilter::XdpMode,
 };
 use policy_common::abi::{Direction, maps::DENY_ENTRIES, stats};
 
@@ -20,7 +21,7 @@ fn list_is_changed_by_what_differs() {
         let maps = datapath.maps();
         let list = |prefixes: &[&str]| {
             let prefixes: Vec<_> = prefixes.iter().map(|p| p.parse().unwrap()).collect();
-            let DenyChange { added, removed } = maps.deny(&prefixes).unwrap();
+            let DenyChange { added, removed, .. } = maps.deny(&prefixes).unwrap();
             (added, removed)
         };
         assert_eq!(list(&["10.0.0.0/8", "10.1.2.3/8", "fd00::/8"]), (2, 0));
@@ -51,8 +52,14 @@ fn list_that_is_too_long_changes_nothing() {
 fn denied_source_is_dropped_before_the_stack_and_another_is_not() {
     on_bed(|bed| {
         let datapath = bed.open();
-        assert_eq!(datapath.attach_prefilter("h0").unwrap(), XdpMode::Native);
-        assert_eq!(datapath.attach_prefilter("h0").unwrap(), XdpMode::Adopted);
+        assert_eq!(
+            datapath.attach_prefilter("h0").unwrap().mode,
+            XdpMode::Native
+        );
+        assert_eq!(
+            datapath.attach_prefilter("h0").unwrap().mode,
+            XdpMode::Adopted
+        );
         let dropped = || {
             let counters = datapath.maps().counters().unwrap();
             counters.get(Direction::Ingress, stats::PREFILTER_DROPPED)
@@ -104,7 +111,10 @@ fn interface_that_is_not_there_or_has_another_program_is_refused() {
 fn where_the_driver_has_no_xdp_the_generic_mode_drops_the_same() {
     on_bed(|bed| {
         let datapath = bed.open();
-        assert_eq!(datapath.attach_prefilter("lo").unwrap(), XdpMode::Generic);
+        assert_eq!(
+            datapath.attach_prefilter("lo").unwrap().mode,
+            XdpMode::Generic
+        );
         let dropped = || {
             let counters = datapath.maps().counters().unwrap();
             counters.get(Direction::Ingress, stats::PREFILTER_DROPPED)

@@ -57,16 +57,16 @@ pub(super) struct Contents {
 }
 
 /// A file's text.
-pub(super) struct Text {
-    pub(super) text: String,
-    pub(super) stamp: Stamp,
+pub(crate) struct Text {
+    pub(crate) text: String,
+    pub(crate) stamp: Stamp,
     /// Nobody was writing it: it is no half of anything.
-    pub(super) is_whole: bool,
+    pub(crate) is_whole: bool,
 }
 
 /// Reads a file, one version of it; `None` if somebody is writing it, and did so
 /// within the time `idle`.
-pub(super) fn read(path: &Path, idle: Duration) -> io::Result<Option<Text>> {
+pub(crate) fn read(path: &Path, idle: Duration) -> io::Result<Option<Text>> {
     // A pipe with a manifest's name must not stop the agent.
     let flags = OFlags::NONBLOCK | OFlags::CLOEXEC;
     let mut file = OpenOptions::new()

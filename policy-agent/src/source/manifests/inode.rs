@@ -23,7 +23,7 @@ impl Inode {
 /// A version of a file: writing to it makes another one, if the file system's
 /// clock has moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(crate) struct Stamp {
     inode: Inode,
     size: u64,
     modified: (i64, i64),
@@ -35,7 +35,7 @@ pub(super) struct Stamp {
 const COARSEST_MILLIS: u64 = 2_000;
 
 impl Stamp {
-    pub(super) fn of(metadata: &Metadata) -> Self {
+    pub(crate) fn of(metadata: &Metadata) -> Self {
         Self {
             inode: Inode::of(metadata),
             size: metadata.size(),
@@ -49,12 +49,12 @@ impl Stamp {
     }
 
     /// Whether a change after `now` certainly makes another stamp.
-    pub(super) fn is_settled(&self, now: SystemTime) -> bool {
+    pub(crate) fn is_settled(&self, now: SystemTime) -> bool {
         self.is_older(now, Duration::from_millis(COARSEST_MILLIS))
     }
 
     /// Whether the file last changed longer than `age` before `now`.
-    pub(super) fn is_older(&self, now: SystemTime, age: Duration) -> bool {
+    pub(crate) fn is_older(&self, now: SystemTime, age: Duration) -> bool {
         let newest = self.changed.max(self.modified);
         let Ok(seconds) = u64::try_from(newest.0) else {
             return true;

@@ -29,6 +29,8 @@ use policy_core::diagnostic::{Diagnostic, Severity};
 use policy_core::store::SourceEvent;
 
 use crate::source::version::Versions;
+pub(crate) use file::{Text, read as read_file};
+pub(crate) use inode::Stamp;
 use scan::{Scan, Scanner};
 use state::ManifestState;
 use watch::Watch;
