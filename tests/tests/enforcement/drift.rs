@@ -1,276 +1,100 @@
 //! What others change in the kernel is found and put right within 5 s, counted:
-//! rows, settings, links, and programs that come before ours.
-//!
-//! Two flows go on all the time, one that policy allows and one that it denies.
-//! Damage that opens is seen to open: the denied one arrives until the repair.
+//! rows, words, settings, links, and programs that come before ours. On the node's
+//! own interfaces: `node`.
 
-use std::time::{Duration, Instant};
+mod bed;
+mod node;
 
-use anyhow::{Context, Result, bail, ensure};
-use policy_tests::lab::{
-    Family, Foreign, Host, Side, UdpSpec, UdpStream, Wiring, slowed, wait_for,
-};
-use serde_json::{Value, json};
+use anyhow::{Context, Result, ensure};
+use policy_tests::lab::{Family, Foreign, Host, Side, Wiring};
+use serde_json::json;
 
 use crate::feedback::{get, metric, start_serving};
 use crate::folder::{Way, allow};
-use crate::node::{BOUND, Node, bpftool, files_below};
+use crate::node::{Node, bpftool};
+use bed::{Bed, Bytes, Effect, number, octets, word};
 
-/// Within this everything is as it was, on a real machine.
-const LIMIT: Duration = Duration::from_secs(5);
-/// Time between datagrams.
-const EVERY: Duration = Duration::from_millis(1);
-/// How often that is tried.
-const TRIES: usize = 3;
-/// Datagrams that would tell of a hole.
-const ENOUGH: usize = 100;
+/// Flows of IPv4 and IPv6 that policy allows and denies.
+const ALLOWED: &str = "web to db";
+const DENIED: &str = "other to db";
+const DENIED6: &str = "other to db, IPv6";
+/// From whom other ports are allowed.
+const UNLISTED: &str = "web to db, another port";
+/// More of them than a port set holds itself.
+const PORTS: [u16; 4] = [4000, 4002, 4004, 4006];
 
-/// A node on which `web` may reach `db`, and `other` may not.
-struct Bed {
-    node: Node,
+/// `web` may reach `db` at [`PORTS`], blocks that nobody has everywhere, and `other`
+/// may not.
+struct Shop {
+    bed: Bed,
     db: Host,
     web: Host,
     other: Host,
-    allowed: UdpStream,
-    denied: UdpStream,
 }
 
-/// What damage does to the flows.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Effect {
-    /// What is denied passes.
-    Opens,
-    /// At most it denies more.
-    Closes,
-}
-
-impl Bed {
+impl Shop {
     fn new(name: &str) -> Result<Self> {
         let mut node = Node::new(name, Wiring::Bridged)?;
         let db = node.pod("shop/db", &[("app", "db")])?;
         let web = node.pod("shop/web", &[("app", "web")])?;
         let other = node.pod("shop/other", &[("app", "other")])?;
-        let mut policy = allow(Way::Ingress, "shop/p", "db", &[("web", &[])]);
+        let mut policy = allow(Way::Ingress, "shop/p", "db", &[("web", &PORTS)]);
         let rules = policy["spec"]["ingress"].as_array_mut().context("rules")?;
-        rules.push(json!({"from": [{"ipBlock": {"cidr": "198.51.100.0/24"}}]}));
+        let blocks = ["198.51.100.0/24", "2001:db8::/64"];
+        let blocks = blocks.map(|block| json!({"ipBlock": {"cidr": block}}));
+        rules.push(json!({"from": blocks}));
         node.folder.put_all("p.json", &[policy])?;
         start_serving(&mut node)?;
-        let flow = |from: &Host, port| {
-            UdpStream::start(&UdpSpec::new(from, &db, Family::V4, port)?.interval(EVERY))
-        };
-        let (allowed, denied) = (flow(&web, 4000)?, flow(&other, 4001)?);
-        allowed.wait_until_flowing(BOUND)?;
-        let bed = Self {
-            node,
+        let mut bed = Bed::new(node);
+        bed.flow((ALLOWED, true), (&web, &db), Family::V4, 4000)?;
+        bed.flow((DENIED, false), (&other, &db), Family::V4, 4002)?;
+        bed.flow((DENIED6, false), (&other, &db), Family::V6, 4004)?;
+        bed.flow((UNLISTED, false), (&web, &db), Family::V4, 4001)?;
+        bed.begin()?;
+        Ok(Self {
+            bed,
             db,
             web,
             other,
-            allowed,
-            denied,
-        };
-        bed.is_in_force()?;
-        ensure!(
-            bed.denied.received() == 0,
-            "denied from the first packet on"
-        );
-        Ok(bed)
-    }
-
-    /// The status, without asking the agent to look.
-    fn status(&self) -> Result<Value> {
-        let output = self.node.status(&[])?;
-        Ok(serde_json::from_slice(&output.stdout)?)
-    }
-
-    fn repairs(&self) -> Result<u64> {
-        let status = self.status()?;
-        status["repairs"].as_u64().context("repairs")
-    }
-
-    /// What is allowed arrives, and what is denied does not.
-    fn is_in_force(&self) -> Result<()> {
-        let sent = |flow: &UdpStream, count| {
-            let until = flow.sent() + count;
-            wait_for("datagrams to be sent", BOUND, || flow.sent() >= until).map(drop)
-        };
-        // What was sent a moment ago may still be on its way.
-        sent(&self.denied, 10)?;
-        let (denied, allowed) = (self.denied.received(), self.allowed.received());
-        sent(&self.denied, ENOUGH)?;
-        let through = self.denied.received() - denied;
-        ensure!(
-            through == 0,
-            "{through} datagrams that policy denies arrived"
-        );
-        wait_for("what is allowed to arrive", BOUND, || {
-            self.allowed.received() > allowed
         })
-        .map(drop)
     }
 
-    /// Does damage, and waits until it is put right: in time, once in a few times
-    /// at least, because a busy machine may hold up anybody.
-    fn repaired(
-        &self,
-        what: &str,
-        effect: Effect,
-        mut damage: impl FnMut() -> Result<()>,
-    ) -> Result<()> {
-        let (limit, mut times) = (slowed(LIMIT), Vec::new());
-        for _ in 0..TRIES {
-            let took = self
-                .repaired_once(effect, &mut damage)
-                .with_context(|| what.to_owned())?;
-            times.push(took);
-            if took < limit {
-                println!("{what}: put right after {times:?}");
-                return Ok(());
-            }
-        }
-        bail!("{what}: put right after {times:?}, and never within {limit:?}")
-    }
-
-    fn repaired_once(
-        &self,
-        effect: Effect,
-        damage: &mut impl FnMut() -> Result<()>,
-    ) -> Result<Duration> {
-        let (before, denied) = (self.repairs()?, self.denied.received());
-        let since = Instant::now();
-        damage().context("damage")?;
-        if effect == Effect::Opens {
-            wait_for("the damage to open", BOUND, || {
-                self.denied.received() > denied
-            })?;
-        }
-        wait_for("the repair to be counted", BOUND, || {
-            self.repairs().is_ok_and(|repairs| repairs > before)
-        })?;
-        let took = since.elapsed();
-        self.is_in_force()?;
-        Ok(took)
-    }
-
-    fn map(&self, name: &str) -> Result<String> {
-        let pins = files_below(&self.node.bpffs().join("policy-agent"))?;
-        let pin = pins
-            .iter()
-            .find(|pin| pin.ends_with(format!("maps/{name}")));
-        Ok(pin
-            .with_context(|| format!("{name} is pinned"))?
-            .display()
-            .to_string())
-    }
-
-    /// Keys and values of a map, as bytes in hexadecimal.
-    fn rows(&self, name: &str) -> Result<Vec<(Vec<String>, Vec<String>)>> {
-        let rows = bpftool(&["map", "dump", "pinned", &self.map(name)?])?;
-        let bytes = |value: &Value| -> Option<Vec<String>> {
-            let bytes = value.as_array()?.iter();
-            bytes.map(|byte| byte.as_str().map(str::to_owned)).collect()
-        };
-        let rows = rows.as_array().context("rows")?.iter();
-        rows.map(|row| Some((bytes(&row["key"])?, bytes(&row["value"])?)))
-            .collect::<Option<_>>()
-            .context("keys and values")
-    }
-
-    fn update(&self, name: &str, key: &[String], value: &[String]) -> Result<()> {
-        let map = self.map(name)?;
-        let mut arguments = vec!["map", "update", "pinned", &map, "key", "hex"];
-        arguments.extend(key.iter().map(|byte| plain(byte)));
-        arguments.extend(["value", "hex"]);
-        arguments.extend(value.iter().map(|byte| plain(byte)));
-        run(&arguments)
-    }
-
-    fn delete(&self, name: &str, key: &[String]) -> Result<()> {
-        let map = self.map(name)?;
-        let mut arguments = vec!["map", "delete", "pinned", &map, "key", "hex"];
-        arguments.extend(key.iter().map(|byte| plain(byte)));
-        run(&arguments)
-    }
-
-    /// The pin of the link that judges what a pod receives.
-    fn link(&self, pod: &str) -> Result<std::path::PathBuf> {
-        let status = self.status()?;
-        let endpoints = status["endpoints"].as_array().context("endpoints")?;
-        let endpoint = endpoints.iter().find(|endpoint| endpoint["pod"] == pod);
-        let index = endpoint.context("the pod")?["ifindex"]
-            .as_u64()
-            .context("ifindex")?;
-        let pins = files_below(&self.node.bpffs().join("policy-agent"))?;
-        let pin = pins
+    /// Rows of the policy: that of everybody else, that of web, and the identity of
+    /// the latter.
+    fn policy(&self) -> Result<[(Bytes, Bytes); 2]> {
+        let rows = self.bed.rows("pa_policy")?;
+        // The highest number is the one that is kept ready to deny everything.
+        let of_policy = |row: &(Bytes, Bytes)| row.0[..2] != word(0xffff)[..2];
+        let (mut others, named): (Vec<_>, Vec<_>) = rows
             .into_iter()
-            .find(|pin| pin.ends_with(format!("links/{index}-to")));
-        pin.context("the link is pinned")
+            .filter(of_policy)
+            .partition(|(key, _)| key[4..8] == word(0)[..]);
+        ensure!(others.len() == 1, "one policy: {others:?}");
+        let others = others.pop().context("one")?;
+        // Which of the others is web's: the identity of its address.
+        let addresses = self.bed.rows("pa_id4")?;
+        let web = octets(&self.web.v4().context("an IPv4 address")?.octets());
+        let row = addresses.iter().find(|row| row.0 == web);
+        let (_, row) = row.context("web's address")?;
+        let mut named = named.into_iter();
+        let of_web = named.find(|(key, _)| key[4..8] == row[8..12]);
+        Ok([others, of_web.context("web's row")?])
     }
-
-    fn finish(self) -> Result<()> {
-        drop((self.allowed, self.denied));
-        self.node.finish()
-    }
-}
-
-fn plain(byte: &str) -> &str {
-    byte.trim_start_matches("0x")
-}
-
-/// `bpftool` that has nothing to say.
-fn run(arguments: &[&str]) -> Result<()> {
-    let output = std::process::Command::new("bpftool")
-        .args(arguments)
-        .output()?;
-    ensure!(output.status.success(), "bpftool {arguments:?}: {output:?}");
-    Ok(())
-}
-
-/// A word in the kernel's order, as the dump shows it.
-fn word(number: u32) -> Vec<String> {
-    let bytes = number.to_ne_bytes();
-    bytes.iter().map(|byte| format!("0x{byte:02x}")).collect()
 }
 
 /// Rows of policies: policy, identity; once more; port set.
 #[test]
 fn rows_of_policies_that_somebody_deleted_changed_or_added_are_put_right() -> Result<()> {
-    let bed = Bed::new("drift-rows")?;
-    let rows = bed.rows("pa_policy")?;
-    // The highest number is the one that is kept ready to deny everything.
-    let of_policy = |row: &(Vec<String>, Vec<String>)| row.0[..2] != word(0xffff)[..2];
-    let (others, named): (Vec<_>, Vec<_>) = rows
-        .into_iter()
-        .filter(of_policy)
-        .partition(|(key, _)| key[4..8] == word(0)[..]);
-    let [(default_key, default)] = &others[..] else {
-        bail!("one policy: {others:?}");
-    };
-    ensure!(!named.is_empty(), "rows for web and for the block");
-    // Which of them is web's: the identity of its address.
-    let octets = |host: &Host| -> Result<Vec<String>> {
-        let v4 = host.v4().context("an IPv4 address")?;
-        Ok(v4
-            .octets()
-            .iter()
-            .map(|byte| format!("0x{byte:02x}"))
-            .collect())
-    };
-    let addresses = bed.rows("pa_id4")?;
-    let web = octets(&bed.web)?;
-    let (_, web_row) = addresses
-        .iter()
-        .find(|row| row.0 == web)
-        .context("web's address")?;
-    let web_identity = &web_row[8..12];
-    let (web_key, web_says) = named
-        .iter()
-        .find(|(key, _)| key[4..8] == *web_identity)
-        .context("web's row")?;
+    let shop = Shop::new("drift-rows")?;
+    let bed = &shop.bed;
+    let [(default_key, default), (web_key, web_says)] = &shop.policy()?;
+    let web_identity = &web_key[4..8];
+    let addresses = bed.rows("pa_id4")?.len();
 
     bed.repaired("a row deleted", Effect::Closes, || {
         bed.delete("pa_policy", web_key)
     })?;
-    bed.repaired("a row changed", Effect::Opens, || {
+    bed.repaired("a row changed", Effect::Opens(DENIED), || {
         let changed = [&default[..8], &web_says[8..]].concat();
         bed.update("pa_policy", default_key, &changed)
     })?;
@@ -278,13 +102,13 @@ fn rows_of_policies_that_somebody_deleted_changed_or_added_are_put_right() -> Re
         let changed = [&word(77)[..], &web_says[4..]].concat();
         bed.update("pa_policy", web_key, &changed)
     })?;
-    let other = octets(&bed.other)?;
-    bed.repaired("a row too many", Effect::Opens, || {
+    let other = octets(&shop.other.v4().context("an address")?.octets());
+    bed.repaired("a row too many", Effect::Opens(DENIED), || {
         let row = [&other[..], &word(0)[..], web_identity].concat();
         bed.update("pa_id4", &other, &row)
     })?;
     ensure!(
-        bed.rows("pa_id4")?.len() == addresses.len(),
+        bed.rows("pa_id4")?.len() == addresses,
         "the row is gone: {:?}",
         bed.rows("pa_id4")?
     );
@@ -296,42 +120,153 @@ fn rows_of_policies_that_somebody_deleted_changed_or_added_are_put_right() -> Re
         }
         bed.update("pa_config", &key, &value)
     })?;
-    bed.finish()
+    shop.bed.finish(5)
+}
+
+/// A map, and a row to write into it.
+type Row = (&'static str, Bytes, Bytes);
+/// Which one does damage now: where it is may be another after each repair.
+type Damage = fn(&Shop) -> Result<Row>;
+
+impl Shop {
+    /// The slot that db's interface leads to: element of the direct-mapped table, slot.
+    fn seat(&self) -> Result<(Bytes, Bytes)> {
+        let element = word(self.bed.ifindex("shop/db")? % 16_384);
+        let slot = self.bed.value("pa_ifindex", &element)?[4..8].to_vec();
+        Ok((element, slot))
+    }
+
+    fn word_that_isolates_nobody(&self) -> Result<Row> {
+        let (_, slot) = self.seat()?;
+        let endpoint = self.bed.value("pa_endpoints", &slot)?;
+        // Egress and ingress are 0, the generation as it was.
+        let changed = [&word(0)[..], &endpoint[4..]].concat();
+        Ok(("pa_endpoints", slot, changed))
+    }
+
+    fn interface_that_leads_nowhere(&self) -> Result<Row> {
+        Ok(("pa_ifindex", self.seat()?.0, octets(&[0; 8])))
+    }
+
+    /// An address, as whoever is allowed.
+    fn address(&self) -> Result<Row> {
+        let address = octets(&self.other.v6().context("an address")?.octets());
+        let identity = self.policy()?[1].0[4..8].to_vec();
+        let row = [&address[..], &word(0), &identity].concat();
+        Ok(("pa_id6", address, row))
+    }
+
+    /// A prefix that is one, likewise.
+    fn prefix(&self, map: &'static str, address: &[u8]) -> Result<Row> {
+        let (bits, address) = (word(u32::try_from(8 * address.len())?), octets(address));
+        let identity = self.policy()?[1].0[4..8].to_vec();
+        let key = [&bits[..], &address].concat();
+        Ok((map, key, [address, bits, identity].concat()))
+    }
+
+    fn prefix4(&self) -> Result<Row> {
+        let address = self.other.v4().context("an address")?;
+        self.prefix("pa_cidr4", &address.octets())
+    }
+
+    fn prefix6(&self) -> Result<Row> {
+        let address = self.other.v6().context("an address")?;
+        self.prefix("pa_cidr6", &address.octets())
+    }
+
+    /// Ports of web: the set, and where its intervals are.
+    fn ports(&self) -> Result<(Bytes, Bytes, u32)> {
+        let id = self.policy()?[1].1[8..12].to_vec();
+        let set = self.bed.value("pa_port_sets", &id)?;
+        // Count, extent, rule and action of all else; then intervals.
+        let extent = number(&set[4..8])?;
+        ensure!(extent != 0, "{} intervals: {set:?}", 2 * PORTS.len());
+        Ok((id, set, extent))
+    }
+
+    fn every_port(&self) -> Result<Row> {
+        let (id, set, _) = self.ports()?;
+        let changed = [&set[..12], &word(1), &set[16..]].concat();
+        Ok(("pa_port_sets", id, changed))
+    }
+
+    fn one_port_more(&self) -> Result<Row> {
+        // Those of TCP, which is 6, come before those of UDP, which is 17.
+        let at = word(self.ports()?.2 + u32::try_from(PORTS.len())?);
+        let interval = self.bed.value("pa_extents", &at)?;
+        let port = 17 << 16 | 4000;
+        let found = &interval[..8];
+        ensure!(*found == [word(port), word(port)].concat(), "{interval:?}");
+        let changed = [&interval[..4], &word(port + 1), &interval[8..]].concat();
+        Ok(("pa_extents", at, changed))
+    }
+}
+
+/// One row of each of the other tables that policies are in.
+#[test]
+fn words_interfaces_addresses_prefixes_and_ports_that_somebody_changed_are_put_right() -> Result<()>
+{
+    let shop = Shop::new("drift-tables")?;
+    let bed = &shop.bed;
+    let table: [(Damage, Effect); 7] = [
+        (Shop::word_that_isolates_nobody, Effect::Opens(DENIED)),
+        (Shop::interface_that_leads_nowhere, Effect::Shuts(ALLOWED)),
+        (Shop::address, Effect::Opens(DENIED6)),
+        (Shop::prefix4, Effect::Opens(DENIED)),
+        (Shop::prefix6, Effect::Opens(DENIED6)),
+        (Shop::every_port, Effect::Opens(UNLISTED)),
+        (Shop::one_port_more, Effect::Opens(UNLISTED)),
+    ];
+    for (number, (row, effect)) in table.iter().enumerate() {
+        bed.repaired(&format!("table {number}"), *effect, || {
+            let (map, key, value) = row(&shop)?;
+            bed.update(map, &key, &value).context(map)
+        })?;
+    }
+    let prefixes = bed.rows("pa_cidr4")?;
+    let (block, _) = prefixes.first().context("the block's row")?;
+    bed.repaired("a prefix removed", Effect::Closes, || {
+        bed.delete("pa_cidr4", block)
+    })?;
+    ensure!(bed.rows("pa_cidr4")? == prefixes, "{prefixes:?}");
+    shop.bed.finish(8)
 }
 
 #[test]
 fn links_that_somebody_detached_or_took_over_are_put_right() -> Result<()> {
-    let bed = Bed::new("drift-links")?;
+    let shop = Shop::new("drift-links")?;
+    let bed = &shop.bed;
     let pin = bed.link("shop/db")?;
-    bed.repaired("a link detached", Effect::Opens, || {
+    bed.repaired("a link detached", Effect::Opens(DENIED), || {
         let shown = bpftool(&["link", "show", "pinned", &pin.display().to_string()])?;
         let id = shown["id"].as_u64().context("an id")?.to_string();
         bpftool(&["link", "detach", "id", &id]).map(drop)
     })?;
     let foreign = Foreign::load("intruder")?;
-    bed.repaired("a link with another program", Effect::Opens, || {
+    bed.repaired("a link with another program", Effect::Opens(DENIED), || {
         foreign.take_over(&bed.link("shop/db")?)
     })?;
-    bed.repaired("a pin removed", Effect::Opens, || {
+    bed.repaired("a pin removed", Effect::Opens(DENIED), || {
         Ok(std::fs::remove_file(bed.link("shop/db")?)?)
     })?;
-    bed.finish()
+    shop.bed.finish(3)
 }
 
 #[test]
 fn program_that_comes_before_ours_is_put_behind_it_and_named() -> Result<()> {
-    let bed = Bed::new("drift-front")?;
+    let shop = Shop::new("drift-front")?;
+    let bed = &shop.bed;
     let node = bed.node.lab.node().clone();
     let mut foreign = Foreign::load("intruder")?;
     // Again and again: as somebody does who wants the same.
     for round in 0..3 {
-        bed.repaired(&format!("round {round}"), Effect::Opens, || {
+        bed.repaired(&format!("round {round}"), Effect::Opens(DENIED), || {
             foreign.leave();
-            foreign.come_first(&node, &bed.db, Side::Egress)
+            foreign.come_first(&node, &shop.db, Side::Egress)
         })?;
     }
     let status = bed.status()?;
-    let interface = bed.db.node_interface().context("an interface")?;
+    let interface = shop.db.node_interface().context("an interface")?;
     let diagnostics = status["diagnostics"].as_array().context("a list")?;
     let told = diagnostics.iter().any(|diagnostic| {
         let text = diagnostic.to_string();
@@ -348,10 +283,10 @@ fn program_that_comes_before_ours_is_put_behind_it_and_named() -> Result<()> {
     );
 
     // Where the pod's own packets come in, too; both at once.
-    bed.repaired("both sides", Effect::Opens, || {
+    bed.repaired("both sides", Effect::Opens(DENIED), || {
         foreign.leave();
-        foreign.come_first(&node, &bed.db, Side::Egress)?;
-        foreign.come_first(&node, &bed.other, Side::Ingress)
+        foreign.come_first(&node, &shop.db, Side::Egress)?;
+        foreign.come_first(&node, &shop.other, Side::Ingress)
     })?;
     // One that stays behind ours is nobody's business.
     let displaced = || metric(&get(&bed.node, "/metrics")?.1, sample);
@@ -363,5 +298,5 @@ fn program_that_comes_before_ours_is_put_behind_it_and_named() -> Result<()> {
         "at the look that found something else"
     );
     drop(foreign);
-    bed.finish()
+    shop.bed.finish(5)
 }

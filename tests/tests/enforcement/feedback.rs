@@ -18,8 +18,14 @@ const ADDRESS: &str = "127.0.0.1:9410";
 /// Starts an agent that serves, and waits until everything is in force and it does:
 /// it listens on a thread of its own.
 pub(crate) fn start_serving(node: &mut Node) -> Result<()> {
+    start_with(node, |_| ())
+}
+
+/// The same, with more that it is told.
+pub(crate) fn start_with(node: &mut Node, more: impl FnOnce(&mut Command)) -> Result<()> {
     let mut command = node.run_command(node.binary());
     command.args(["--http-address", ADDRESS]);
+    more(&mut command);
     node.start_command(command)?;
     node.settle()?;
     wait_for("health to be told", BOUND, || get(node, "/healthz").is_ok()).map(drop)

@@ -343,7 +343,11 @@ impl Node {
                 continue;
             }
             // A program stands for a filter, on kernels without TCX.
-            let way = if hook == "from" { "ingress" } else { "egress" };
+            let way = if matches!(hook, "from" | "in") {
+                "ingress"
+            } else {
+                "egress"
+            };
             let interface = self.interface(ifindex.parse()?)?;
             let mut tc = Command::new("tc");
             tc.args(["filter", "del", "dev", &interface, way, "pref", "1"]);
