@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use policy_tests::lab::wait_for;
+use policy_tests::lab::{Foreign, Side, wait_for};
 use serde_json::{Value, json};
 
 use crate::node::{NODE, Node};
@@ -75,6 +75,112 @@ fn users_are_told_by_events_and_the_same_again_is_a_count() -> Result<()> {
     })?;
     ensure!(again["metadata"]["name"] == off["metadata"]["name"]);
     node.enforce(true)?;
+    node.finish()
+}
+
+/// A policy that allows a peer every second port, TCP and UDP: twice as many intervals.
+fn every_second_port(name: &str, peer: &str, count: u16, first: u16) -> Value {
+    let ports = (0..count).flat_map(|number| {
+        let port = first + 2 * number;
+        ["TCP", "UDP"].map(|protocol| json!({"port": port, "protocol": protocol}))
+    });
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": name},
+        "spec": {
+            "podSelector": {"matchLabels": {"app": name}},
+            "policyTypes": ["Ingress"],
+            "ingress": [{
+                "from": [{"podSelector": {"matchLabels": {"app": peer}}}],
+                "ports": ports.collect::<Vec<_>>(),
+            }],
+        },
+    })
+}
+
+#[test]
+fn full_maps_and_others_programs_are_told_on_whom_they_concern_and_on_nobody_else() -> Result<()> {
+    let mut node = Node::new("k8s-full")?;
+    node.plane.create_namespace("a", &json!({}))?;
+    for (name, number) in [("db", 11), ("cache", 12), ("web", 13)] {
+        let host = node.host(&format!("a/{name}"), number, true, false)?;
+        node.plane.run_pod(&host, &json!({"app": name}))?;
+    }
+    let web = node.lab.get("a/web").clone();
+    let policies = "/apis/networking.k8s.io/v1/namespaces/a/networkpolicies";
+    // 56,000 of 65,535 intervals.
+    for policy in [
+        every_second_port("db", "web", 10_000, 1001),
+        every_second_port("cache", "web", 18_000, 2001),
+    ] {
+        node.plane.create(policies, &policy)?;
+    }
+    node.start()?;
+    let is_the_nodes = |event: &Value| {
+        let regarding = &event["regarding"];
+        regarding["kind"] == "Node" && regarding["name"] == NODE && event["type"] == "Warning"
+    };
+    let says = |event: &Value, word: &str| event["note"].to_string().contains(word);
+    let nearly = event(&node, "default", "MapPressure", |_| true)?;
+    ensure!(
+        is_the_nodes(&nearly) && says(&nearly, "pa_extents"),
+        "{nearly:#}"
+    );
+
+    // The other way round it has no room beside what is there.
+    let turned = every_second_port("db", "cache", 10_000, 1000);
+    node.plane.patch(&format!("{policies}/db"), &turned)?;
+    let full = event(&node, "a", "CapacityExceeded", |_| true)?;
+    let pod = node
+        .plane
+        .must("GET", "/api/v1/namespaces/a/pods/db", None)?;
+    ensure!(
+        full["regarding"]["uid"] == pod["metadata"]["uid"],
+        "{full:#}"
+    );
+    ensure!(
+        full["regarding"]["kind"] == "Pod" && full["type"] == "Warning",
+        "{full:#}"
+    );
+    ensure!(
+        says(&full, "pa_extents is full") && says(&full, "old policy stays") && says(&full, NODE),
+        "{full:#}"
+    );
+
+    let mut foreign = Foreign::load("intruder")?;
+    let on = node.lab.node().clone();
+    foreign.come_first(&on, &web, Side::Egress)?;
+    let before = event(&node, "default", "ForeignProgram", |_| true)?;
+    ensure!(
+        is_the_nodes(&before) && says(&before, "intruder"),
+        "{before:#}"
+    );
+
+    // The next agent finds the same: each is one Event still, with a count.
+    node.agent().kill()?;
+    foreign.leave();
+    foreign.come_first(&on, &web, Side::Egress)?;
+    node.launch()?;
+    for (namespace, told) in [("default", nearly), ("a", full), ("default", before)] {
+        let reason = told["reason"].as_str().context("a reason")?;
+        let again = event(&node, namespace, reason, |event| {
+            event["series"]["count"].as_u64() >= Some(2)
+        })?;
+        ensure!(told.get("series").is_none(), "once at first: {told:#}");
+        ensure!(
+            again["metadata"]["name"] == told["metadata"]["name"],
+            "{again:#}"
+        );
+    }
+    // Of the pods, policies and maps that are well nobody says anything.
+    let all = node
+        .plane
+        .must("GET", "/apis/events.k8s.io/v1/events", None)?;
+    let ours = all["items"].as_array().context("a list")?.iter();
+    let ours = ours.filter(|event| event["reportingController"] == "policy-agent");
+    let told: Vec<&Value> = ours.map(|event| &event["reason"]).collect();
+    ensure!(told.len() == 3, "{told:?}");
+    drop(foreign);
     node.finish()
 }
 
