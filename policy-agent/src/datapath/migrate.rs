@@ -9,8 +9,9 @@
 //!    the programs of both share it. The others are made anew and filled.
 //! 2. Each link gets this version's program in place and moves to this version's
 //!    folder. Both programs judge by the same policies, in whatever order.
-//! 3. Records that were made while the others were copied are copied; then the
-//!    older folder goes.
+//! 3. Records that were made while the others were copied are copied, at once and
+//!    when nobody puts the older programs anywhere any more; then the older folder
+//!    goes.
 //!
 //! A folder that is made between the first two steps says that this version's maps
 //! are complete; without it an attempt that was cut short is begun anew. Links of
@@ -188,7 +189,10 @@ impl<'l> Migration<'l> {
                 self.note_filled()?;
                 done(Stage::Noted);
             }
-            self.hand_over(programs, done)
+            self.hand_over(programs, done)?;
+            // At once: who opened a connection while the tables were copied waits for
+            // an answer.
+            self.catch_up(done)
         };
         steps().map_err(|cause| self.failed(cause))
     }
@@ -207,14 +211,7 @@ impl<'l> Migration<'l> {
             // From here on nobody attaches the older programs any more.
             remove_all(&self.from.programs(), &mut || done(Stage::ProgramRemoved))?;
             self.hand_over(programs, done)?;
-            for spec in &self.layout.maps {
-                if RECORDS.contains(&spec.name)
-                    && let Some((old, new)) = self.unshared(spec)?
-                {
-                    copy(&old, &new, spec, Existing::Stay)?;
-                    done(Stage::CaughtUp);
-                }
-            }
+            self.catch_up(done)?;
             remove_all(&self.from.links(), &mut || ())?;
             remove_all(&self.from.maps(), &mut || done(Stage::MapRemoved))?;
             remove_folder(&self.from.version())?;
@@ -222,6 +219,19 @@ impl<'l> Migration<'l> {
             Ok(remove_folder(&self.filled())?)
         };
         steps().map_err(|cause| self.failed(cause))
+    }
+
+    /// Copies the records that the older programs made since this was done before.
+    fn catch_up(&self, done: &mut dyn FnMut(Stage)) -> Result<(), Cause> {
+        for spec in &self.layout.maps {
+            if RECORDS.contains(&spec.name)
+                && let Some((old, new)) = self.unshared(spec)?
+            {
+                copy(&old, &new, spec, Existing::Stay)?;
+                done(Stage::CaughtUp);
+            }
+        }
+        Ok(())
     }
 
     fn failed(&self, cause: Cause) -> MigrationError {
