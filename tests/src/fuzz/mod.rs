@@ -7,9 +7,12 @@
 //!
 //! - `input`: choices from bytes. `reading`: packets, read from the RFCs a second
 //!   time. `world`: one pod, its policies and its records.
+//! - `frames`: inputs of `packet` for the kernel's programs, see
+//!   `tests/tests/agreement`.
 //! - `packet`, `conntrack`, `manifests`, `selectors`, `wire`: the targets.
 
 mod conntrack;
+pub mod frames;
 mod input;
 mod manifests;
 mod packet;
@@ -17,6 +20,8 @@ mod reading;
 mod selectors;
 mod wire;
 mod world;
+
+use crate::generate::Rng;
 
 #[cfg(test)]
 mod tests;
@@ -59,6 +64,17 @@ pub const TARGETS: [Target; 5] = [
         seeds: wire::seeds,
     },
 ];
+
+/// One of these inputs with some bytes changed, and perhaps without its last.
+pub fn near(rng: &mut Rng, seeds: &[Vec<u8>]) -> Vec<u8> {
+    let mut input = rng.pick(seeds).clone();
+    for _ in 0..1 + rng.below(4) {
+        let place = rng.below(input.len());
+        input[place] = u8::try_from(rng.below(256)).expect("a byte");
+    }
+    input.truncate(input.len() - rng.below(input.len()).min(rng.below(8)));
+    input
+}
 
 /// The target of this name.
 pub fn find(name: &str) -> Option<&'static Target> {

@@ -149,7 +149,8 @@ fn ip_of(words: [u64; 2], family: u8) -> IpAddr {
     }
 }
 
-pub(super) fn run(bytes: &[u8]) {
+/// Policies, the pod that they are of, which way it is asked about, and the frame.
+pub(super) fn meaning(bytes: &[u8]) -> (World, Endpoint, Direction, &[u8]) {
     let mut input = Input::new(bytes);
     let settings = input.byte();
     let mut world = World::default();
@@ -159,23 +160,44 @@ pub(super) fn run(bytes: &[u8]) {
         IpAddr::V4(_) => [0; 16],
         IpAddr::V6(address) => address.octets(),
     };
+    let endpoint = Endpoint {
+        number: ENDPOINT,
+        flags: if bit(1) { FLAG_NO_SPOOF_CHECK } else { 0 },
+        addr4: if bit(2) { [0; 4] } else { [10, 0, 0, POD] },
+        addr6: if bit(3) {
+            [0; 16]
+        } else {
+            bytes16(address(family::V6, POD))
+        },
+        link_local6: if bit(4) { LINK_LOCAL.octets() } else { [0; 16] },
+        ..Endpoint::EMPTY
+    };
+    let direction = Direction::from_index(u32::from(bit(0)));
+    (world, endpoint, direction, input.remaining())
+}
+
+/// Whether a frame passes.
+pub(super) fn passes(
+    world: &World,
+    endpoint: &Endpoint,
+    direction: Direction,
+    frame: &[u8],
+) -> bool {
+    let tried = Try {
+        world,
+        endpoint: *endpoint,
+        direction,
+    };
+    tried.fate(frame).1 != Fate::Dropped
+}
+
+pub(super) fn run(bytes: &[u8]) {
+    let (world, endpoint, direction, frame) = meaning(bytes);
     let tried = Try {
         world: &world,
-        endpoint: Endpoint {
-            number: ENDPOINT,
-            flags: if bit(1) { FLAG_NO_SPOOF_CHECK } else { 0 },
-            addr4: if bit(2) { [0; 4] } else { [10, 0, 0, POD] },
-            addr6: if bit(3) {
-                [0; 16]
-            } else {
-                bytes16(address(family::V6, POD))
-            },
-            link_local6: if bit(4) { LINK_LOCAL.octets() } else { [0; 16] },
-            ..Endpoint::EMPTY
-        },
-        direction: Direction::from_index(u32::from(bit(0))),
+        endpoint,
+        direction,
     };
-    let frame = input.remaining();
     let (parsed, fate) = tried.fate(frame);
     same_without_ethernet(frame, &parsed);
     let seen = reading::frame(frame);

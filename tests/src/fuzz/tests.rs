@@ -1,7 +1,7 @@
 //! Every target over its seeds and over noise, as any test runs: what a build
 //! without instrumentation can tell.
 
-use super::{TARGETS, find};
+use super::{TARGETS, find, near};
 use crate::generate::Rng;
 
 /// Rounds of noise a target; a round is one seed with some bytes changed.
@@ -25,13 +25,7 @@ fn seeds_and_what_lies_near_them_find_nothing() {
         }
         let mut rng = Rng::new(7);
         for _ in 0..ROUNDS {
-            let mut input = rng.pick(&seeds).clone();
-            for _ in 0..1 + rng.below(4) {
-                let place = rng.below(input.len());
-                input[place] = u8::try_from(rng.below(256)).expect("a byte");
-            }
-            input.truncate(input.len() - rng.below(input.len()).min(rng.below(8)));
-            (target.run)(&input);
+            (target.run)(&near(&mut rng, &seeds));
         }
     }
 }

@@ -15,6 +15,7 @@ use policy_common::abi::policy::{
 use policy_common::abi::{family, protocol};
 use policy_common::packet::{Words, words4, words6};
 use policy_common::verdict::{Identities, Peer, PolicyTables, Records, Table};
+use policy_core::ops::Op;
 
 use super::input::Input;
 
@@ -180,6 +181,28 @@ impl World {
             policy(Direction::Ingress),
             policy(Direction::Egress),
         )
+    }
+
+    /// The policies as rows and port sets in the kernel.
+    pub(super) fn operations(&self) -> Vec<Op> {
+        let mut ops = Vec::new();
+        if let [_, intervals @ ..] = &self.extents[..]
+            && !intervals.is_empty()
+        {
+            ops.push(Op::Extent {
+                start: 1,
+                intervals: intervals.to_vec(),
+            });
+        }
+        // Set 0 is never given out.
+        let sets = (0..).zip(&self.sets).skip(1);
+        ops.extend(sets.map(|(id, value)| Op::PortSet { id, value: *value }));
+        let rows = self.rows.iter();
+        ops.extend(rows.map(|(key, port_set)| Op::Row {
+            key: *key,
+            port_set: *port_set,
+        }));
+        ops
     }
 
     /// Whether something isolates the pod.

@@ -18,6 +18,7 @@
 //! | `compare` | the three answers to a probe |
 //! | `flows` | connections that are open during a change |
 //! | `crash` | agents that end between any two operations of a change |
+//! | `frames` | any bytes, through the programs and through `policy-common` by itself |
 //! | `services` | connections through Services: reference and `simulate` |
 
 mod bed;
@@ -25,6 +26,7 @@ mod cluster;
 mod compare;
 mod crash;
 mod flows;
+mod frames;
 mod node;
 mod packet;
 mod question;

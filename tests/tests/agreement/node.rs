@@ -301,7 +301,7 @@ impl Node {
 }
 
 /// Loads the programs, adopts what is pinned and reads it.
-fn open(bpffs: &Path) -> (Datapath, Planner) {
+pub(crate) fn open(bpffs: &Path) -> (Datapath, Planner) {
     let options = Options {
         bpffs: bpffs.to_owned(),
         backend: None,
