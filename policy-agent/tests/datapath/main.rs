@@ -29,6 +29,7 @@ mod prefilter;
 mod protocols;
 mod services;
 mod shares;
+mod slots;
 mod tides;
 mod timeouts;
 mod verdict;

@@ -78,6 +78,7 @@ pub(super) const TESTS: [LeftOut; 12] = [
             "flood::a_million_denied_packets_leave_no_trace_in_the_tables",
             "flood::a_handshake_succeeds_in_the_middle_of_a_flood",
             "flood::a_pod_that_opens_connections_without_end_takes_its_own_share_only",
+            "slots::pods_beyond_the_last_slot_are_told_get_one_that_is_free_again_and_take_nobodys",
             "shares::many_pods_that_open_without_end_leave_room_for_one_that_comes_later",
             "tides::floods_larger_than_the_table_end_nothing_that_lives_and_a_handshake_begins_again",
             "tides::floods_of_fragments_end_no_datagram_unless_policy_allows_them_and_never_open_anything",
