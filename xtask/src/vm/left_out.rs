@@ -72,7 +72,8 @@ pub(super) const TESTS: [LeftOut; 12] = [
     LeftOut {
         program: "datapath",
         wherever: Where::Everywhere,
-        reason: "hundreds of thousands of packets or millions: about capacity, which no kernel version decides",
+        reason: "hundreds of thousands of packets or millions, thousands of pods: about capacity, \
+                 which no kernel version decides",
         tests: Tests::These(&[
             "flood::a_million_half_open_connections_to_an_allowed_port_end_no_live_one",
             "flood::a_million_denied_packets_leave_no_trace_in_the_tables",
