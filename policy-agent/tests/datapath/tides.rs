@@ -246,7 +246,7 @@ fn floods_larger_than_the_table_end_nothing_that_lives_and_a_handshake_begins_ag
             assert!(tide.scene.sends(&tcp(pod, friend, RST | ACK)));
             let later = monotonic_ns() + RESET_NS + 1_000_000_000;
             let swept = tide.datapath().maps().sweep_at(later).unwrap();
-            assert_eq!(swept.removed, 1, "{swept:?}");
+            assert!(swept.removed >= 1, "{swept:?}");
         }
     });
 }
@@ -269,7 +269,8 @@ fn floods_of_fragments_end_no_datagram_unless_policy_allows_them_and_never_open_
             let target = other(ends);
             let (first, second) = fragments(friend, pod, 1, 53);
             assert!(tide.scene.gets(&first));
-            let before = tide.used(maps::FRAGMENTS);
+            let noted = || tide.datapath().maps().fragments.entries().unwrap();
+            let before = noted();
             for number in 0..DATAGRAMS {
                 let id = u16::try_from(number % OF_ONE).unwrap();
                 let (from, port) = if number % 2 == 0 {
@@ -283,8 +284,9 @@ fn floods_of_fragments_end_no_datagram_unless_policy_allows_them_and_never_open_
                     assert!(!tide.other_gets(&after), "{number}");
                 }
             }
-            assert!(tide.scene.gets(&second), "what is denied is not noted");
-            assert_eq!(tide.used(maps::FRAGMENTS), before);
+            assert!(noted() == before, "what is denied is not noted");
+            // However long that took.
+            assert!(tide.scene.gets(&first) && tide.scene.gets(&second));
 
             // Those that policy allows may push others out, and open nothing.
             for number in 0..DATAGRAMS {
@@ -298,7 +300,8 @@ fn floods_of_fragments_end_no_datagram_unless_policy_allows_them_and_never_open_
             }
             let used = tide.used(maps::FRAGMENTS);
             assert!(used <= maps::FRAGMENT_ENTRIES, "{used}");
-            assert!(used > before, "{used}");
+            // Less what CPUs keep free of an LRU table for themselves.
+            assert!(used > maps::FRAGMENT_ENTRIES / 2, "{used}");
             let counted = || tide.scene.dropped(Direction::Ingress, DropReason::Fragment);
             let dropped = counted();
             let strays = [(friend, 2), (stranger, 1)];
