@@ -13,6 +13,13 @@ mkdir -p /sys/fs/cgroup
 # Nothing here makes its device node when it is first asked for.
 modprobe tun
 ip link set lo up
+# All namespaces of the kernel share one table of neighbours, 1024 entries, and of a
+# hundred pods that all look for each other at this pace none is old enough to go.
+for family in ipv4 ipv6; do
+    for threshold in gc_thresh3 gc_thresh2; do
+        echo 16384 >"/proc/sys/net/$family/neigh/default/$threshold"
+    done
+done
 export HOME=/tmp TERM=dumb POLICY_AGENT=/usr/bin/policy-agent RUST_BACKTRACE=0
 # Emulated: see tests/src/lab/pace.rs. A change under traffic takes seconds here.
 export POLICY_LAB_SLOWNESS=20 POLICY_FLIPS=20
