@@ -234,6 +234,21 @@ fn allow_tcp_80() -> PortSet {
     }
 }
 
+/// Whether the pod's programs let a packet pass.
+pub(crate) fn passes(datapath: &Datapath, packet: &[u8], at: At) -> bool {
+    datapath.test_run(packet, at, 1).unwrap().passes
+}
+
+/// Opens a connection to port 80 of the friend, with its whole handshake, from the
+/// pod that is behind `h0`.
+pub(crate) fn connect(datapath: &Datapath, bed: &Bed, pod: Ipv4Addr, port: u16) {
+    let (pod, friend) = ((pod, port), (FRIEND, 80));
+    let (leaving, arriving) = (bed.leaving(), bed.arriving());
+    assert!(passes(datapath, &tcp(pod, friend, SYN), leaving));
+    assert!(passes(datapath, &tcp(friend, pod, SYN | ACK), arriving));
+    assert!(passes(datapath, &tcp(pod, friend, ACK), leaving));
+}
+
 /// Applies operations that must all succeed.
 pub(crate) fn apply(datapath: &Datapath, ops: &[Op]) {
     let applied = datapath.apply(ops);

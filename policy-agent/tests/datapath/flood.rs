@@ -12,8 +12,8 @@ use policy_common::abi::{
 use policy_core::ops::Op;
 
 use crate::bed::{
-    ACK, Bed, FRIEND, FRIEND_ID, NUMBER, POD, POLICY, SLOT, STRANGER, SYN, apply, index, on_bed,
-    tcp, word,
+    ACK, Bed, FRIEND, FRIEND_ID, NUMBER, POD, POLICY, SLOT, STRANGER, SYN, apply, connect, index,
+    on_bed, passes, tcp, word,
 };
 
 /// Packets of a flood.
@@ -27,22 +27,6 @@ const BUDGET: usize = 1_000;
 /// so that nothing has to give way. What happens beyond is `tides`'.
 const MEANWHILE: u32 = 5_000;
 
-fn passes(datapath: &Datapath, packet: &[u8], at: At) -> bool {
-    datapath.test_run(packet, at, 1).unwrap().passes
-}
-
-/// Opens a connection of the pod, with its whole handshake.
-fn connect(datapath: &Datapath, bed: &Bed, port: u16) {
-    let (pod, friend) = ((POD, port), (FRIEND, 80));
-    assert!(passes(datapath, &tcp(pod, friend, SYN), bed.leaving()));
-    assert!(passes(
-        datapath,
-        &tcp(friend, pod, SYN | ACK),
-        bed.arriving()
-    ));
-    assert!(passes(datapath, &tcp(pod, friend, ACK), bed.leaving()));
-}
-
 /// A segment of the friend's on a connection of the pod's.
 fn answer(port: u16) -> Vec<u8> {
     tcp((FRIEND, 80), (POD, port), ACK)
@@ -53,7 +37,7 @@ fn with_live(bed: &Bed) -> Datapath {
     let datapath = bed.open();
     apply(&datapath, &bed.pod());
     for port in LIVE {
-        connect(&datapath, bed, port);
+        connect(&datapath, bed, POD, port);
     }
     datapath
 }
@@ -219,7 +203,7 @@ fn a_pod_that_opens_connections_without_end_takes_its_own_share_only() {
             BUDGET
         );
         // And others go on opening.
-        connect(&datapath, bed, LIVE.end);
+        connect(&datapath, bed, POD, LIVE.end);
         assert!(passes(&datapath, &answer(LIVE.end), bed.arriving()));
     });
 }

@@ -13,7 +13,6 @@ use policy_agent::{
         apply::monotonic_ns,
         events::Events,
         preflight::{self, Status},
-        test_run::At,
     },
     object,
 };
@@ -28,8 +27,8 @@ use policy_common::{
 use policy_core::ops::Op;
 
 use crate::bed::{
-    ACK, Bed, FRIEND, NUMBER, POD, POLICY, SLOT, STRANGER, SYN, apply, eventually, on_bed, tcp,
-    word,
+    ACK, Bed, FRIEND, NUMBER, POD, POLICY, SLOT, STRANGER, SYN, apply, connect, eventually, on_bed,
+    passes, tcp, word,
 };
 use crate::timeouts::last_seen;
 
@@ -73,19 +72,6 @@ fn denied_packet_is_reported_and_counted_and_an_allowed_one_is_only_counted() {
     });
 }
 
-/// A connection of the pod to the friend, with its whole handshake.
-fn connect(datapath: &Datapath, bed: &Bed, port: u16) {
-    let pod = (POD, port);
-    let friend = (FRIEND, 80);
-    assert!(passes(datapath, &tcp(pod, friend, SYN), bed.leaving()));
-    assert!(passes(
-        datapath,
-        &tcp(friend, pod, SYN | ACK),
-        bed.arriving()
-    ));
-    assert!(passes(datapath, &tcp(pod, friend, ACK), bed.leaving()));
-}
-
 #[test]
 fn sweeper_removes_what_has_ended_and_keeps_the_books() {
     on_bed(|bed| {
@@ -93,7 +79,7 @@ fn sweeper_removes_what_has_ended_and_keeps_the_books() {
         let maps = datapath.maps();
         apply(&datapath, &bed.pod());
         for port in 4_000..4_003 {
-            connect(&datapath, bed, port);
+            connect(&datapath, bed, POD, port);
         }
         assert_eq!(maps.ct_count(SLOT).unwrap().created, 3);
         let swept = maps.sweep().unwrap();
@@ -117,7 +103,7 @@ fn sweeper_ends_what_nobody_answered_and_leaves_what_is_live() {
         apply(&datapath, &bed.pod());
         let syn = tcp((POD, 4_000), (FRIEND, 80), SYN);
         datapath.test_run(&syn, bed.leaving(), 1).unwrap();
-        connect(&datapath, bed, 4_001);
+        connect(&datapath, bed, POD, 4_001);
         assert_eq!(maps.sweep().unwrap().left, [1, 1, 0]);
         let late = monotonic_ns() + UNCONFIRMED_NS + 1_000_000_000;
         let swept = maps.sweep_at(late).unwrap();
@@ -135,7 +121,7 @@ fn records_of_a_pod_that_nothing_isolates_are_apart() {
             word: word(2, 0),
         };
         apply(&datapath, &[store]);
-        connect(&datapath, bed, 4_000);
+        connect(&datapath, bed, POD, 4_000);
         let swept = datapath.maps().sweep().unwrap();
         assert_eq!(swept.left, [0, 0, 1]);
     });
@@ -147,7 +133,7 @@ fn sweeper_removes_records_of_endpoints_that_are_gone() {
         let datapath = bed.open();
         let maps = datapath.maps();
         apply(&datapath, &bed.pod());
-        connect(&datapath, bed, 4_000);
+        connect(&datapath, bed, POD, 4_000);
         apply(&datapath, &[Op::DeleteEndpoint { slot: SLOT }]);
         let swept = maps.sweep().unwrap();
         assert_eq!(swept.left, [0, 0, 0]);
@@ -204,7 +190,7 @@ fn sweeper_keeps_no_record_of_a_connection_that_opens_on_the_ports_of_one_that_e
         // Whatever is left.
         let late = monotonic_ns() + TCP_ESTABLISHED_NS + 1_000_000_000;
         maps.sweep_at(late).unwrap();
-        connect(&datapath, bed, PORTS.start);
+        connect(&datapath, bed, POD, PORTS.start);
         let swept = maps.sweep().unwrap();
         assert_eq!(swept.left, [1, 0, 0]);
         let books = maps.ct_count(SLOT).unwrap();
@@ -216,10 +202,6 @@ fn sweeper_keeps_no_record_of_a_connection_that_opens_on_the_ports_of_one_that_e
         ));
         assert_eq!(maps.sweep().unwrap().corrected, 0, "the books are exact");
     });
-}
-
-fn passes(datapath: &Datapath, packet: &[u8], at: At) -> bool {
-    datapath.test_run(packet, at, 1).unwrap().passes
 }
 
 /// Opens a connection of the pod; how many of five answers had to be sent again.

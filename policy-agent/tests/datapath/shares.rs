@@ -9,9 +9,12 @@ use policy_common::abi::{
     endpoint::{Endpoint, FLAG_USED},
     maps::{CT, CT_ENTRIES, CT_PENDING_ENTRIES},
 };
+use policy_common::conntrack::CT_SHARES;
 use policy_core::ops::Op;
 
-use crate::bed::{ACK, Bed, FRIEND, NUMBER, POD, POLICY, SLOT, SYN, apply, on_bed, tcp, word};
+use crate::bed::{
+    ACK, Bed, FRIEND, NUMBER, POD, POLICY, SLOT, SYN, apply, connect, on_bed, tcp, word,
+};
 
 /// Pods that open connections without end: more than a sixteenth of the table each
 /// would fill.
@@ -41,15 +44,6 @@ fn put_behind(datapath: &Datapath, bed: &Bed, slot: u32, address: Ipv4Addr) {
     apply(datapath, &[Op::Endpoint { slot, value }, interface]);
 }
 
-/// Opens a connection to the friend with its whole handshake.
-fn connect(datapath: &Datapath, bed: &Bed, pod: Ipv4Addr, port: u16) {
-    let (pod, friend) = ((pod, port), (FRIEND, 80));
-    let passes = |packet: &[u8], at| datapath.test_run(packet, at, 1).unwrap().passes;
-    assert!(passes(&tcp(pod, friend, SYN), bed.leaving()));
-    assert!(passes(&tcp(friend, pod, SYN | ACK), bed.arriving()));
-    assert!(passes(&tcp(pod, friend, ACK), bed.leaving()));
-}
-
 fn confirmed(datapath: &Datapath, slot: u32) -> usize {
     let books = datapath.maps().ct_count(slot).unwrap();
     usize::try_from(books.created - books.removed).unwrap()
@@ -61,7 +55,7 @@ fn many_pods_that_open_without_end_leave_room_for_one_that_comes_later() {
         let datapath = bed.open();
         apply(&datapath, &bed.pod());
         datapath.maps().configure(u32::MAX, 1_000).unwrap();
-        let share = CT_ENTRIES / 16;
+        let share = CT_ENTRIES / CT_SHARES;
         let mut taken = 0;
         for slot in SLOT + 1..=SLOT + GREEDY {
             put_behind(&datapath, bed, slot, address(slot));

@@ -9,7 +9,8 @@ pub struct Config {
     /// The newest generation given to an endpoint's word. Only ever grows, also
     /// across agents; the kernel does not read it.
     pub generation: u32,
-    /// Confirmed connection records that one endpoint may hold.
+    /// Confirmed connection records that one endpoint may hold at most; it gets fewer
+    /// where many share the table, see [`crate::conntrack::may_confirm`].
     pub ct_budget: u32,
     /// Events that each CPU may send per [`EVENT_TICK_NS`].
     pub events_per_tick: u32,
