@@ -338,23 +338,41 @@ impl Node {
                 continue;
             };
             taken += 1;
-            if let ("link", link) = shown(&pin)? {
-                bpftool(&["link", "detach", "id", &id_of(&link)?.to_string()])?;
-                continue;
-            }
-            // A program stands for a filter, on kernels without TCX.
-            let way = if matches!(hook, "from" | "in") {
-                "ingress"
-            } else {
-                "egress"
-            };
-            let interface = self.interface(ifindex.parse()?)?;
-            let mut tc = Command::new("tc");
-            tc.args(["filter", "del", "dev", &interface, way, "pref", "1"]);
-            let output = self.lab.node().netns().output(&mut tc)?;
-            ensure!(output.status.success(), "tc: {output:?}");
+            // The repair of damage done before counts from its first program on, and
+            // may not have come to this one yet.
+            let mut refused = String::new();
+            wait_for("a program to be there", BOUND, || {
+                match self.take_one_off(&pin, ifindex, hook) {
+                    Ok(()) => true,
+                    Err(error) => {
+                        refused = format!("{error:#}");
+                        false
+                    }
+                }
+            })
+            .with_context(|| format!("{}: {refused}", pin.display()))?;
         }
         ensure!(taken > 0, "there is nothing to take off");
+        Ok(())
+    }
+
+    /// Takes one program off its interface.
+    fn take_one_off(&self, pin: &Path, ifindex: &str, hook: &str) -> Result<()> {
+        if let ("link", link) = shown(pin)? {
+            bpftool(&["link", "detach", "id", &id_of(&link)?.to_string()])?;
+            return Ok(());
+        }
+        // A program stands for a filter, on kernels without TCX.
+        let way = if matches!(hook, "from" | "in") {
+            "ingress"
+        } else {
+            "egress"
+        };
+        let interface = self.interface(ifindex.parse()?)?;
+        let mut tc = Command::new("tc");
+        tc.args(["filter", "del", "dev", &interface, way, "pref", "1"]);
+        let output = self.lab.node().netns().output(&mut tc)?;
+        ensure!(output.status.success(), "tc: {output:?}");
         Ok(())
     }
 
