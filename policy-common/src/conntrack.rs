@@ -67,8 +67,12 @@ pub const fn timeout_ns(protocol: u8, flags: u32) -> u64 {
 /// What one endpoint may have at most of the table of confirmed records: this part.
 pub const CT_SHARES: usize = 16;
 
+/// Where the table of confirmed records ends for endpoints that nothing isolates: their
+/// records serve only if something does one day, the others' serve every packet.
+pub const CT_FOR_OPEN: usize = CT_ENTRIES / 2;
+
 /// Whether an endpoint that has `own` confirmed records, of `all` that there are, may
-/// have one more.
+/// have one more, while something isolates it or nothing does.
 ///
 /// No more than `budget`, and no more than a fixed part of what is still free:
 /// one endpoint that takes what it gets comes to a sixteenth of the table, sixteen
@@ -76,8 +80,9 @@ pub const CT_SHARES: usize = 16;
 /// may have as many as each other. (Dynamic thresholds, Choudhury and Hahne 1998, as
 /// switches share their buffers.)
 #[inline(always)]
-pub const fn may_confirm(own: u64, all: u64, budget: u32) -> bool {
-    let free = (CT_ENTRIES as u64).saturating_sub(all);
+pub const fn may_confirm(own: u64, all: u64, budget: u32, isolated: bool) -> bool {
+    let size = if isolated { CT_ENTRIES } else { CT_FOR_OPEN };
+    let free = (size as u64).saturating_sub(all);
     own < budget as u64 && own.saturating_mul(CT_SHARES as u64 - 1) < free
 }
 
@@ -155,13 +160,13 @@ mod tests {
     }
 
     /// What each of so many endpoints has that take all they get.
-    fn taken_by(endpoints: usize) -> (u64, u64) {
+    fn taken_by(endpoints: usize, isolated: bool) -> (u64, u64) {
         let (mut own, mut all) = ([0; 1_009], 0);
         let own = &mut own[..endpoints];
         loop {
             let before = all;
             for own in own.iter_mut() {
-                if may_confirm(*own, all, u32::MAX) {
+                if may_confirm(*own, all, u32::MAX, isolated) {
                     *own += 1;
                     all += 1;
                 }
@@ -174,26 +179,41 @@ mod tests {
 
     #[test]
     fn greedy_endpoints_get_equal_shares_and_leave_one_for_others() {
-        let size = CT_ENTRIES as u64;
-        for (endpoints, share) in [(1, 16), (17, 32), (113, 128), (1_009, 1_024)] {
-            let (least, all) = taken_by(endpoints);
-            assert_eq!(least, size / share, "{endpoints}");
-            // One more that has less than they gets more.
-            assert!(may_confirm(least - 1, all, u32::MAX), "{endpoints}");
-            assert!(!may_confirm(least, all, u32::MAX), "{endpoints}");
+        for (size, isolated) in [(CT_ENTRIES as u64, true), (CT_FOR_OPEN as u64, false)] {
+            for (endpoints, share) in [(1, 16), (17, 32), (113, 128), (1_009, 1_024)] {
+                let (least, all) = taken_by(endpoints, isolated);
+                assert_eq!(least, size / share, "{endpoints}");
+                // One more that has less than they gets more.
+                assert!(
+                    may_confirm(least - 1, all, u32::MAX, isolated),
+                    "{endpoints}"
+                );
+                assert!(!may_confirm(least, all, u32::MAX, isolated), "{endpoints}");
+            }
         }
     }
 
     #[test]
+    fn half_of_the_table_is_for_isolated_endpoints_alone() {
+        let (_, open) = taken_by(1_009, false);
+        assert!(open < CT_FOR_OPEN as u64);
+        // An isolated one has as much as all those that nothing isolates, and more.
+        let more = (CT_FOR_OPEN / CT_SHARES) as u64;
+        assert!(may_confirm(more, open, u32::MAX, true));
+        assert!(!may_confirm(0, CT_FOR_OPEN as u64, u32::MAX, false));
+        assert!(may_confirm(0, CT_FOR_OPEN as u64, u32::MAX, true));
+    }
+
+    #[test]
     fn budget_and_a_full_table_end_a_share() {
-        assert!(may_confirm(9, 9, 10));
-        assert!(!may_confirm(10, 10, 10));
+        assert!(may_confirm(9, 9, 10, true));
+        assert!(!may_confirm(10, 10, 10, true));
         let size = CT_ENTRIES as u64;
-        assert!(may_confirm(0, size - 1, 10));
-        assert!(!may_confirm(0, size, 10));
+        assert!(may_confirm(0, size - 1, 10, true));
+        assert!(!may_confirm(0, size, 10, true));
         // Books that are wrong for a while.
-        assert!(!may_confirm(0, u64::MAX, 10));
-        assert!(!may_confirm(u64::MAX, 0, 10));
+        assert!(!may_confirm(0, u64::MAX, 10, true));
+        assert!(!may_confirm(u64::MAX, 0, 10, true));
     }
 
     #[test]

@@ -17,15 +17,6 @@ use crate::emit;
 use crate::maps;
 use crate::settings::setting;
 
-/// Notes that an endpoint may have records in the table for open ones.
-#[inline(always)]
-fn note_open(slot: u32) {
-    if let Some(count) = maps::CT_COUNT.get_ptr_mut(slot) {
-        // SAFETY: array elements stay; one aligned store, always of the same.
-        unsafe { addr_of_mut!((*count).opened).write_volatile(1) }
-    }
-}
-
 /// Confirmed records in these books.
 #[inline(always)]
 fn confirmed(slot: u32) -> Option<u64> {
@@ -63,20 +54,10 @@ impl<const INLINE: bool> Records for Connections<INLINE> {
     type Record = NonNull<CtEntry>;
 
     #[inline(always)]
-    fn has_open(&self, slot: u32) -> bool {
-        let Some(count) = maps::CT_COUNT.get_ptr(slot) else {
-            return true;
-        };
-        // SAFETY: array elements stay; one aligned load.
-        unsafe { addr_of!((*count).opened).read_volatile() != 0 }
-    }
-
-    #[inline(always)]
     fn find(&self, table: Table, key: &CtKey) -> Option<NonNull<CtEntry>> {
         let record = match table {
             Table::Main => maps::CT.get_ptr_mut(key),
             Table::Pending => maps::CT_PENDING.get_ptr_mut(key),
-            Table::Open => maps::CT_OPEN.get_ptr_mut(key),
         };
         record.and_then(NonNull::new)
     }
@@ -124,11 +105,6 @@ impl<const INLINE: bool> Records for Connections<INLINE> {
                 self.count(stats::CT_PENDING_MADE);
                 maps::CT_PENDING.insert(key, entry, BPF_ANY as u64).is_ok()
             }
-            Table::Open => {
-                note_open(entry.slot);
-                self.count(stats::CT_OPEN_MADE);
-                maps::CT_OPEN.insert(key, entry, BPF_ANY as u64).is_ok()
-            }
         }
     }
 
@@ -144,20 +120,16 @@ impl<const INLINE: bool> Records for Connections<INLINE> {
                     self.count(stats::CT_PENDING_LEFT);
                 }
             }
-            Table::Open => {
-                if maps::CT_OPEN.remove(key).is_ok() {
-                    self.count(stats::CT_OPEN_LEFT);
-                }
-            }
         }
     }
 
     #[inline(always)]
-    fn has_budget(&self, slot: u32) -> bool {
+    fn has_budget(&self, slot: u32, isolated: bool) -> bool {
         let (Some(own), Some(all)) = (confirmed(slot), confirmed(CT_ALL_SLOT)) else {
             return false;
         };
-        may_confirm(own, all, setting(offset_of!(Config, ct_budget)))
+        let budget = setting(offset_of!(Config, ct_budget));
+        may_confirm(own, all, budget, isolated)
     }
 
     #[inline(always)]
@@ -177,9 +149,9 @@ impl<const INLINE: bool> Records for Connections<INLINE> {
     }
 
     #[inline(always)]
-    fn look_up(&self, slot: u32, key: &CtKey, isolated: bool) -> (Option<Table>, CtEntry, u64) {
+    fn look_up(&self, slot: u32, key: &CtKey) -> (Option<Table>, CtEntry, u64) {
         if INLINE {
-            return find_live(self, slot, key, isolated);
+            return find_live(self, slot, key);
         }
         // Overwritten whole. Not zeros, for which the compiler calls a function that
         // writes byte by byte, and costs as much as a lookup.
@@ -190,8 +162,7 @@ impl<const INLINE: bool> Records for Connections<INLINE> {
             slot: 4,
             last_seen_ns: 5,
         };
-        let how = u32::from(isolated) << 31 | slot;
-        let found = pa_ct_look_up(key, how, &raw mut entry);
+        let found = pa_ct_look_up(key, slot, &raw mut entry);
         (table_of(found), entry, found & !TABLE)
     }
 
@@ -219,7 +190,6 @@ const fn number_of(table: Option<Table>) -> u64 {
         None => 0,
         Some(Table::Main) => 1,
         Some(Table::Pending) => 2,
-        Some(Table::Open) => 3,
     }
 }
 
@@ -229,17 +199,16 @@ const fn table_of(word: u64) -> Option<Table> {
     match word & TABLE {
         0 => None,
         1 => Some(Table::Main),
-        2 => Some(Table::Pending),
-        _ => Some(Table::Open),
+        _ => Some(Table::Pending),
     }
 }
 
 /// Looks for the record of a key: [`number_of`] its table, and in the other bits the
-/// time by which it is live. A global function, as `pa_judge`: three tables, one after
+/// time by which it is live. A global function, as `pa_judge`: two tables, one after
 /// the other, are many ways to get here.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn pa_ct_look_up(key: *const CtKey, slot_and_isolated: u32, entry: *mut CtEntry) -> u64 {
+extern "C" fn pa_ct_look_up(key: *const CtKey, slot: u32, entry: *mut CtEntry) -> u64 {
     if key.is_null() || entry.is_null() {
         return 0;
     }
@@ -249,9 +218,7 @@ extern "C" fn pa_ct_look_up(key: *const CtKey, slot_and_isolated: u32, entry: *m
     // SAFETY: the caller passes its own key and entry. The key is copied, because
     // older kernels (6.1 among them) take none for a map that is behind an argument.
     let (key, entry) = unsafe { (key.read(), &mut *entry) };
-    let slot = slot_and_isolated & !(1 << 31);
-    let isolated = slot_and_isolated >> 31 != 0;
-    let (found, live, now_ns) = find_live(&records, slot, &key, isolated);
+    let (found, live, now_ns) = find_live(&records, slot, &key);
     *entry = live;
     now_ns & !TABLE | number_of(found)
 }

@@ -12,13 +12,15 @@ use std::{
 
 use policy_common::{
     abi::{
+        Direction,
         conntrack::{
-            CT_CONFIRMED, CT_OPENED_BY_POD, CT_REPLIED, CT_UNDECIDED, CtCount, CtEntry, CtKey,
+            CT_ALL_SLOT, CT_CONFIRMED, CT_OPENED_BY_POD, CT_REPLIED, CT_UNDECIDED, CtCount,
+            CtEntry, CtKey,
         },
-        endpoint::Endpoint,
+        endpoint::{Endpoint, PolicyWord},
         family, protocol,
     },
-    conntrack,
+    conntrack::{self, may_confirm},
 };
 
 use super::{Datapath, apply::monotonic_ns, map::MapError};
@@ -28,8 +30,9 @@ use crate::flows::Flow;
 const NEVER_JUDGED: u32 = 0;
 
 impl Datapath {
-    /// Makes records of the flows that are an endpoint's, as of a pod that nothing
-    /// isolated; those that are there stay. Returns how many were made.
+    /// Makes records of the flows that are an endpoint's; those that are there stay.
+    /// Returns how many were made. Confirmed ones go where nothing is evicted, as far
+    /// as the endpoint's share goes.
     ///
     /// The endpoint may come to be after this: it is known by its number.
     ///
@@ -44,7 +47,15 @@ impl Datapath {
     ) -> Result<usize, MapError> {
         let maps = self.maps();
         let now_ns = monotonic_ns();
-        let mut made = 0;
+        let (mut made, mut confirmed) = (0, 0);
+        let used = |slot| {
+            let count = maps.ct_count(slot).unwrap_or_default();
+            count.created.wrapping_sub(count.removed)
+        };
+        let isolated = [Direction::Ingress, Direction::Egress]
+            .iter()
+            .any(|way| PolicyWord(endpoint.word).policy(*way) != PolicyWord::NOT_ISOLATED);
+        let (own, all) = (used(slot), used(CT_ALL_SLOT));
         for flow in flows {
             for (key, flags) in records(endpoint, flow) {
                 let entry = CtEntry {
@@ -54,20 +65,48 @@ impl Datapath {
                     slot,
                     last_seen_ns: now_ns,
                 };
-                made += usize::from(maps.ct_open.set_new(&key, &entry)?);
+                // A record that the programs made knows more than the node's table.
+                if maps.ct.get(&key)?.is_some() {
+                    continue;
+                }
+                let stays = flags & CT_CONFIRMED != 0
+                    && may_confirm(own + confirmed, all + confirmed, u32::MAX, isolated)
+                    && maps.ct_pending.get(&key)?.is_none();
+                let table = if stays { &maps.ct } else { &maps.ct_pending };
+                let is_new = match table.set_new(&key, &entry) {
+                    Err(error) => {
+                        self.book_made(slot, confirmed)?;
+                        return Err(error);
+                    }
+                    Ok(is_new) => is_new,
+                };
+                made += usize::from(is_new);
+                confirmed += u64::from(is_new && stays);
             }
         }
-        if made > 0 {
-            // Without it nobody looks into the table of open pods' connections.
+        self.book_made(slot, confirmed)?;
+        Ok(made)
+    }
+
+    /// Books confirmed records that the agent made: as so many fewer removed, which is
+    /// its side of the books.
+    fn book_made(&self, slot: u32, made: u64) -> Result<(), MapError> {
+        let maps = self.maps();
+        for slot in [slot, CT_ALL_SLOT] {
+            let removed = maps.ct_count(slot).unwrap_or_default().removed;
             maps.ct_count
-                .store(slot, offset_of!(CtCount, opened), 1)
+                .store(
+                    slot,
+                    offset_of!(CtCount, removed),
+                    removed.wrapping_sub(made),
+                )
                 .map_err(|source| MapError {
                     map: policy_common::abi::maps::CT_COUNT,
                     what: "store",
                     source,
                 })?;
         }
-        Ok(made)
+        Ok(())
     }
 }
 

@@ -31,12 +31,12 @@ use super::{
 /// What a sweep found and did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Swept {
-    /// Records that are left: confirmed, pending, of pods that nothing isolates.
-    pub left: [usize; 3],
+    /// Records that are left: confirmed, pending.
+    pub left: [usize; 2],
     /// Records removed: past their time, or of endpoints that are gone.
     pub removed: usize,
-    /// The books of the tables that evict: pending, of pods that nothing isolates.
-    pub books: [TableBooks; 2],
+    /// The books of the table that evicts, the pending one.
+    pub books: TableBooks,
     /// Slots whose books were wrong and were put right.
     pub corrected: usize,
 }
@@ -68,18 +68,10 @@ impl Maps {
         let mut main = sweep_table(&self.ct, &alive, now_ns)?;
         main.sum_up();
         let pending = sweep_table(&self.ct_pending, &alive, now_ns)?;
-        let open = sweep_table(&self.ct_open, &alive, now_ns)?;
         Ok(Swept {
-            left: [main.left, pending.left, open.left],
-            removed: main.removed + pending.removed + open.removed,
-            books: [
-                books(
-                    &counters,
-                    [stats::CT_PENDING_MADE, stats::CT_PENDING_LEFT],
-                    &pending,
-                ),
-                books(&counters, [stats::CT_OPEN_MADE, stats::CT_OPEN_LEFT], &open),
-            ],
+            left: [main.left, pending.left],
+            removed: main.removed + pending.removed,
+            books: books(&counters, &pending),
             corrected: self.keep_books(&before, &main)?,
         })
     }
@@ -115,7 +107,7 @@ impl Maps {
     }
 }
 
-fn books(counters: &Counters, [made, left]: [u32; 2], table: &Table) -> TableBooks {
+fn books(counters: &Counters, table: &Table) -> TableBooks {
     let count = |counter| {
         [Direction::Ingress, Direction::Egress]
             .iter()
@@ -123,7 +115,7 @@ fn books(counters: &Counters, [made, left]: [u32; 2], table: &Table) -> TableBoo
             .fold(0, u64::wrapping_add)
     };
     TableBooks {
-        made: count(made).wrapping_sub(count(left)),
+        made: count(stats::CT_PENDING_MADE).wrapping_sub(count(stats::CT_PENDING_LEFT)),
         removed: table.removed as u64,
         left: table.left as u64,
     }
@@ -231,7 +223,7 @@ mod tests {
         CtCount {
             created,
             removed,
-            opened: 0,
+            reserved: 0,
         }
     }
 

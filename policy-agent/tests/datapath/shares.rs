@@ -1,19 +1,20 @@
 //! The table of confirmed connections, which all pods of a node share: many that take
 //! all they get leave a pod that comes later as much as each of them has.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use policy_agent::datapath::{Datapath, evictions::Evictions};
+use policy_agent::flows::{Flow, Tuple};
 use policy_common::abi::{
     conntrack::CT_ALL_SLOT,
-    endpoint::{Endpoint, FLAG_USED},
+    endpoint::{Endpoint, FLAG_USED, PolicyWord},
     maps::{CT, CT_ENTRIES, CT_PENDING_ENTRIES},
 };
-use policy_common::conntrack::CT_SHARES;
+use policy_common::conntrack::{CT_FOR_OPEN, CT_SHARES};
 use policy_core::ops::Op;
 
 use crate::bed::{
-    ACK, Bed, FRIEND, NUMBER, POD, POLICY, SLOT, SYN, apply, connect, on_bed, tcp, word,
+    ACK, Bed, FRIEND, NUMBER, POD, POLICY, SLOT, STRANGER, SYN, apply, connect, on_bed, tcp, word,
 };
 
 /// Pods that open connections without end: more than a sixteenth of the table each
@@ -21,6 +22,10 @@ use crate::bed::{
 const GREEDY: u32 = 20;
 /// What a pod that comes later has: its answers pass only because they are known.
 const LIVE: std::ops::Range<u16> = 30_000..30_500;
+
+/// Connections that an open pod makes without end: more than any table of those that
+/// may evict has room for.
+const ENDLESS: u32 = 2 * CT_PENDING_ENTRIES as u32;
 
 fn address(pod: u32) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 1, u8::try_from(pod).unwrap())
@@ -46,7 +51,7 @@ fn put_behind(datapath: &Datapath, bed: &Bed, slot: u32, address: Ipv4Addr) {
 
 fn confirmed(datapath: &Datapath, slot: u32) -> usize {
     let books = datapath.maps().ct_count(slot).unwrap();
-    usize::try_from(books.created - books.removed).unwrap()
+    usize::try_from(books.created.wrapping_sub(books.removed)).unwrap()
 }
 
 #[test]
@@ -78,7 +83,7 @@ fn many_pods_that_open_without_end_leave_room_for_one_that_comes_later() {
         assert_eq!(confirmed(&datapath, slot), LIVE.len());
         let mut evictions = Evictions::default();
         let swept = datapath.maps().sweep().unwrap();
-        assert_eq!(evictions.since(&swept), [0, 0]);
+        assert_eq!(evictions.since(swept.books), 0);
         assert_eq!((swept.corrected, swept.removed), (0, 0));
         // Half open ones, of which only so many are kept.
         let flood = CT_PENDING_ENTRIES * 2;
@@ -96,10 +101,9 @@ fn many_pods_that_open_without_end_leave_room_for_one_that_comes_later() {
         assert!(!passes(&answer(LIVE.end)), "one that was never opened");
 
         let swept = datapath.maps().sweep().unwrap();
-        let [evicted, others] = evictions.since(&swept);
-        let evicted = usize::try_from(evicted).unwrap();
+        let evicted = usize::try_from(evictions.since(swept.books)).unwrap();
         assert!(evicted >= flood - CT_PENDING_ENTRIES, "{evicted}");
-        assert_eq!((evicted + swept.left[1] >= flood, others), (true, 0));
+        assert!(evicted + swept.left[1] >= flood, "{evicted}");
         assert_eq!(swept.left[0], taken + LIVE.len());
         assert_eq!((swept.corrected, swept.removed), (0, 0));
         // What ends is everybody's again.
@@ -111,5 +115,109 @@ fn many_pods_that_open_without_end_leave_room_for_one_that_comes_later() {
         let occupancy = datapath.maps().occupancy().unwrap();
         let used = occupancy.iter().find(|map| map.spec.name == CT).unwrap();
         assert_eq!(used.used, Some(all));
+    });
+}
+
+/// What a pod has opened goes on when something isolates it, whatever another that
+/// nothing isolates has opened meanwhile, or others to it.
+#[test]
+fn an_open_pod_pushes_out_nothing_that_others_need_when_they_become_isolated() {
+    on_bed(|bed| {
+        let datapath = bed.open();
+        apply(&datapath, &bed.pod());
+        datapath.maps().configure(u32::MAX, 1_000).unwrap();
+        let (victim, greedy) = (SLOT + 1, SLOT + 2);
+        put_behind(&datapath, bed, victim, POD);
+        open_up(&datapath, victim);
+        for port in LIVE {
+            connect(&datapath, bed, POD, port);
+        }
+        put_behind(&datapath, bed, greedy, address(greedy));
+        open_up(&datapath, greedy);
+        for number in 0..ENDLESS {
+            let port = u16::try_from(number % 60_000).unwrap() + 1_024;
+            connect(&datapath, bed, address(greedy), port);
+            let syn = tcp((STRANGER, port), (address(greedy), 80), SYN);
+            let passed = datapath.test_run(&syn, bed.arriving(), 1).unwrap().passes;
+            assert!(passed, "nothing isolates it: packet {number}");
+        }
+        let has = confirmed(&datapath, greedy);
+        assert!(has > 0 && has <= CT_FOR_OPEN / CT_SHARES, "{has}");
+
+        put_behind(&datapath, bed, victim, POD);
+        let store = Op::Word {
+            slot: victim,
+            word: word(3, POLICY),
+        };
+        apply(&datapath, &[store]);
+        let answer = |port| tcp((FRIEND, 80), (POD, port), ACK);
+        let passes = |packet: &[u8]| datapath.test_run(packet, bed.arriving(), 1).unwrap().passes;
+        for port in LIVE {
+            assert!(passes(&answer(port)), "port {port} is known no more");
+        }
+        assert!(!passes(&answer(LIVE.end)), "one that was never opened");
+        let swept = datapath.maps().sweep().unwrap();
+        assert_eq!((swept.corrected, swept.removed), (0, 0));
+    });
+}
+
+/// Nothing isolates the pod in this slot any longer.
+fn open_up(datapath: &Datapath, slot: u32) {
+    let word = word(2, PolicyWord::NOT_ISOLATED);
+    apply(datapath, &[Op::Word { slot, word }]);
+}
+
+#[test]
+fn what_the_agent_knows_of_older_connections_is_booked_and_within_the_share() {
+    const PEERS: u32 = CT_FOR_OPEN as u32 / CT_SHARES as u32 + 100;
+    on_bed(|bed| {
+        let datapath = bed.open();
+        apply(&datapath, &bed.pod());
+        let endpoint = Endpoint {
+            number: NUMBER,
+            flags: FLAG_USED,
+            addr4: POD.octets(),
+            ..Endpoint::EMPTY
+        };
+        let end = |address, port| SocketAddr::from((address, port));
+        let known: Vec<_> = (0..PEERS)
+            .map(|number| {
+                let port = u16::try_from(number).unwrap() + 1_024;
+                let (src, dst) = (end(POD, port), end(FRIEND, 80));
+                Flow {
+                    protocol: 6,
+                    original: Tuple { src, dst },
+                    reply: Tuple { src: dst, dst: src },
+                    replied: true,
+                    assured: true,
+                }
+            })
+            .collect();
+        let made = datapath.remember(SLOT, &endpoint, &known).unwrap();
+        assert_eq!(made, known.len());
+        let share = CT_FOR_OPEN / CT_SHARES;
+        assert_eq!(confirmed(&datapath, SLOT), share);
+        assert_eq!(confirmed(&datapath, CT_ALL_SLOT), share);
+        let swept = datapath.maps().sweep().unwrap();
+        assert_eq!(swept.left, [share, made - share]);
+        assert_eq!((swept.corrected, swept.removed), (0, 0));
+        // All are answered: those beyond the share from the table that may evict.
+        for flow in &known {
+            let answer = tcp((FRIEND, 80), (POD, flow.original.src.port()), ACK);
+            assert!(
+                datapath
+                    .test_run(&answer, bed.arriving(), 1)
+                    .unwrap()
+                    .passes
+            );
+        }
+        let nobodys = tcp((FRIEND, 80), (POD, 60_000), ACK);
+        assert!(
+            !datapath
+                .test_run(&nobodys, bed.arriving(), 1)
+                .unwrap()
+                .passes
+        );
+        assert_eq!(datapath.remember(SLOT, &endpoint, &known).unwrap(), 0);
     });
 }

@@ -66,6 +66,7 @@ pub const CT_UNDECIDED: u32 = 1 << 7;
 pub const CT_ALL_SLOT: u32 = 0;
 
 /// Confirmed records of an endpoint: made by the kernel, removed by the sweeper.
+/// (What the agent makes itself it books as so many fewer removed.)
 ///
 /// Each field has one writer side, so that neither needs a lock: their
 /// difference is what the endpoint uses of the table, see
@@ -77,9 +78,8 @@ pub struct CtCount {
     pub created: u64,
     /// Records ever removed; the agent stores.
     pub removed: u64,
-    /// Not 0 once a record was made while nothing isolated the endpoint; the
-    /// kernel stores. Spares the others a look into that table.
-    pub opened: u64,
+    /// Zero.
+    pub reserved: u64,
 }
 
 const _: () = {

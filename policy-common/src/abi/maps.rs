@@ -30,8 +30,6 @@ pub const CT: &str = "pa_ct";
 pub const SERVICES: &str = "pa_services";
 /// Connection records whose opener has not answered a reply yet.
 pub const CT_PENDING: &str = "pa_ct_pending";
-/// Connection records of endpoints that nothing isolates.
-pub const CT_OPEN: &str = "pa_ct_open";
 /// Records made and removed for each endpoint: the budget's books.
 pub const CT_COUNT: &str = "pa_ct_count";
 /// First fragments that passed.
@@ -82,12 +80,10 @@ pub const EXTENT_ENTRIES: usize = 65_536;
 pub const SERVICE_ENTRIES: usize = 16_384;
 /// Confirmed connection records, allocated at once, so that the packet path
 /// never fails for want of memory.
-pub const CT_ENTRIES: usize = 65_536;
+pub const CT_ENTRIES: usize = 131_072;
 /// Pending connection records; the oldest is evicted. Small, so that the many
 /// lookups that find nothing there stay in the CPU's cache.
 pub const CT_PENDING_ENTRIES: usize = 16_384;
-/// Records of endpoints that nothing isolates; the oldest is evicted.
-pub const CT_OPEN_ENTRIES: usize = 16_384;
 /// First fragments that passed; the oldest is evicted. What a flood of them takes
 /// from others is datagrams in fragments, and those in flight only.
 pub const FRAGMENT_ENTRIES: usize = 16_384;
@@ -179,7 +175,7 @@ use super::{config, conntrack, endpoint, fragment, identity, policy, service};
 use crate::{flow_cache, memo};
 
 /// Every map, in the order in which `policy-agent maps` lists them.
-pub const ALL: [MapSpec; 27] = [
+pub const ALL: [MapSpec; 26] = [
     spec::<u32, endpoint::IfindexEntry>(
         IFINDEX,
         ARRAY,
@@ -264,13 +260,6 @@ pub const ALL: [MapSpec; 27] = [
         CT_PENDING_ENTRIES,
         0,
         "connections not confirmed yet",
-    ),
-    spec::<conntrack::CtKey, conntrack::CtEntry>(
-        CT_OPEN,
-        LRU_HASH,
-        CT_OPEN_ENTRIES,
-        0,
-        "connections of pods that nothing isolates",
     ),
     spec::<u32, conntrack::CtCount>(
         CT_COUNT,

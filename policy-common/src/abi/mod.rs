@@ -20,7 +20,7 @@ pub mod service;
 pub mod stats;
 
 /// Version of the layout in this module; names the pin directory.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// The first version from which this one takes over what is in force: since then
 /// an element of the same size means the same in the map of the same name.

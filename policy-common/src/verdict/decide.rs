@@ -75,21 +75,17 @@ pub trait Identities {
 /// Where a record is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Table {
-    /// Confirmed connections of isolated endpoints; nothing is evicted.
+    /// Confirmed connections; nothing is evicted.
     Main,
-    /// Connections whose opener has not answered a reply; may evict.
+    /// Connections whose opener has not answered a reply, and those beyond what their
+    /// endpoint may have of the other; may evict.
     Pending,
-    /// Connections of endpoints that nothing isolates; may evict.
-    Open,
 }
 
 /// Connection records, wherever they are.
 pub trait Records: Sized {
     /// A way to reach a record that was found.
     type Record: Copy;
-
-    /// Whether the endpoint in this slot may have records in [`Table::Open`].
-    fn has_open(&self, slot: u32) -> bool;
 
     /// The record of a key, live or not.
     fn find(&self, table: Table, key: &CtKey) -> Option<Self::Record>;
@@ -106,8 +102,9 @@ pub trait Records: Sized {
     /// Removes a record.
     fn delete(&self, table: Table, key: &CtKey);
 
-    /// Whether the endpoint in this slot may have one more confirmed record.
-    fn has_budget(&self, slot: u32) -> bool;
+    /// Whether the endpoint in this slot may have one more confirmed record, while
+    /// something isolates it or nothing does: [`conntrack::may_confirm`].
+    fn has_budget(&self, slot: u32, isolated: bool) -> bool;
 
     /// Books a new confirmed record.
     fn count_created(&self, slot: u32);
@@ -123,8 +120,8 @@ pub trait Records: Sized {
     /// live; `None` and zero if there is none. See [`find_live`], which an
     /// implementation calls wherever it suits it best.
     #[inline(always)]
-    fn look_up(&self, slot: u32, key: &CtKey, isolated: bool) -> (Option<Table>, CtEntry, u64) {
-        find_live(self, slot, key, isolated)
+    fn look_up(&self, slot: u32, key: &CtKey) -> (Option<Table>, CtEntry, u64) {
+        find_live(self, slot, key)
     }
 
     /// The last step of a decision; see [`conclude`], likewise.
@@ -279,9 +276,7 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
         family: packet.family,
         pad: [0; 2],
     };
-    let isolated = word.policy(Direction::Ingress) != PolicyWord::NOT_ISOLATED
-        || word.policy(Direction::Egress) != PolicyWord::NOT_ISOLATED;
-    let (record, entry, now_ns) = records.look_up(scene.slot, &key, isolated);
+    let (record, entry, now_ns) = records.look_up(scene.slot, &key);
     let current = if scene.off {
         NEVER_JUDGED
     } else {
@@ -353,6 +348,8 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
         )
         .allows()
     };
+    let isolated = word.policy(Direction::Ingress) != PolicyWord::NOT_ISOLATED
+        || word.policy(Direction::Egress) != PolicyWord::NOT_ISOLATED;
     let isolated_egress = direction == Direction::Egress && own_policy != PolicyWord::NOT_ISOLATED;
     let facts = Facts::of(packet.kind, record)
         .with(Facts::EGRESS, direction == Direction::Egress)
@@ -429,14 +426,14 @@ pub(super) const fn reason_of(kind: Kind, denied: Option<DropReason>) -> Option<
 
 /// Moves a record to where nothing is evicted, if its endpoint has the budget.
 #[inline(always)]
-fn promote<R: Records>(records: &R, from: Table, key: &CtKey, entry: &CtEntry) {
-    if !records.has_budget(entry.slot) {
+fn promote<R: Records>(records: &R, key: &CtKey, entry: &CtEntry, isolated: bool) {
+    if !records.has_budget(entry.slot, isolated) {
         records.count(stats::CT_OVER_BUDGET);
         return;
     }
     if records.insert(Table::Main, key, entry) {
         records.count_created(entry.slot);
-        records.delete(from, key);
+        records.delete(Table::Pending, key);
     } else {
         records.count(stats::CT_FULL);
     }
@@ -447,24 +444,11 @@ fn promote<R: Records>(records: &R, from: Table, key: &CtKey, entry: &CtEntry) {
 /// the verifier does not let a program move bytes that were never written, as a
 /// `None` is.)
 #[inline(always)]
-pub fn find_live<R: Records>(
-    records: &R,
-    slot: u32,
-    key: &CtKey,
-    isolated: bool,
-) -> (Option<Table>, CtEntry, u64) {
+pub fn find_live<R: Records>(records: &R, slot: u32, key: &CtKey) -> (Option<Table>, CtEntry, u64) {
     let tag = conntrack::tag(key);
-    let order = if isolated {
-        [Table::Main, Table::Pending, Table::Open]
-    } else {
-        [Table::Open, Table::Main, Table::Pending]
-    };
+    let order = [Table::Main, Table::Pending];
     let mut i = 0;
     while i < order.len() {
-        if order[i] == Table::Open && !records.has_open(slot) {
-            i += 1;
-            continue;
-        }
         if let Some(record) = records.find(order[i], key) {
             let entry = records.read(record);
             let now_ns = records.now_ns();
@@ -502,17 +486,12 @@ pub fn settle<R: Records>(
         if let Some(record) = records.find(table, key) {
             records.write(record, entry);
         }
-        if entry.flags & CT_CONFIRMED != 0 && table != Table::Main && isolated {
-            promote(records, table, key, entry);
+        if entry.flags & CT_CONFIRMED != 0 && table == Table::Pending {
+            promote(records, key, entry, isolated);
         }
         return;
     }
-    let table = if isolated {
-        Table::Pending
-    } else {
-        Table::Open
-    };
-    if !records.insert(table, key, entry) {
+    if !records.insert(Table::Pending, key, entry) {
         records.count(stats::CT_FULL);
     }
 }

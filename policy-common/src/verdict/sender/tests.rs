@@ -110,9 +110,6 @@ impl Records for World {
 
     type Record = ();
 
-    fn has_open(&self, _: u32) -> bool {
-        false
-    }
     fn find(&self, table: Table, key: &CtKey) -> Option<()> {
         (table == Table::Main && self.record.is_some_and(|(own, _)| own == *key)).then_some(())
     }
@@ -128,7 +125,7 @@ impl Records for World {
     fn delete(&self, _: Table, _: &CtKey) {
         unreachable!("judging a sender changes nothing");
     }
-    fn has_budget(&self, _: u32) -> bool {
+    fn has_budget(&self, _: u32, _: bool) -> bool {
         unreachable!("judging a sender changes nothing");
     }
     fn count_created(&self, _: u32) {

@@ -148,6 +148,8 @@ pub(super) struct World {
     pub(super) room: Cell<usize>,
     /// Confirmed records that the endpoint may have.
     pub(super) budget: Cell<u64>,
+    /// The same while nothing isolates the pod.
+    pub(super) open_budget: Cell<u64>,
     created: Cell<u64>,
     counters: RefCell<HashMap<u32, u64>>,
 }
@@ -167,6 +169,7 @@ impl World {
             tables: RefCell::default(),
             room: Cell::new(1_000),
             budget: Cell::new(1_000),
+            open_budget: Cell::new(1_000),
             created: Cell::new(0),
             counters: RefCell::default(),
         };
@@ -342,16 +345,14 @@ impl World {
     }
 
     /// The record of a flow that a packet would find, and where: in the order
-    /// main, pending, open.
+    /// main, pending.
     pub(super) fn record(&self, flow: &Flow) -> Option<(Table, CtEntry)> {
-        [Table::Main, Table::Pending, Table::Open]
-            .into_iter()
-            .find_map(|table| {
-                let entry = self.read(self.find(table, &flow.key())?);
-                let tag = conntrack::tag(&flow.key());
-                conntrack::is_live(&entry, tag, flow.protocol, self.now_ns.get())
-                    .then_some((table, entry))
-            })
+        [Table::Main, Table::Pending].into_iter().find_map(|table| {
+            let entry = self.read(self.find(table, &flow.key())?);
+            let tag = conntrack::tag(&flow.key());
+            conntrack::is_live(&entry, tag, flow.protocol, self.now_ns.get())
+                .then_some((table, entry))
+        })
     }
 
     /// Records of a table, expired ones too.
@@ -416,7 +417,6 @@ fn number(table: Table) -> u8 {
     match table {
         Table::Main => 0,
         Table::Pending => 1,
-        Table::Open => 2,
     }
 }
 
@@ -459,12 +459,6 @@ impl Records for World {
 
     type Record = usize;
 
-    fn has_open(&self, slot: u32) -> bool {
-        assert_eq!(slot, SLOT);
-        let open = number(Table::Open);
-        self.tables.borrow().keys().any(|(table, _)| *table == open)
-    }
-
     fn find(&self, table: Table, key: &CtKey) -> Option<usize> {
         self.tables.borrow().get(&(number(table), *key)).copied()
     }
@@ -497,9 +491,14 @@ impl Records for World {
         self.tables.borrow_mut().remove(&(number(table), *key));
     }
 
-    fn has_budget(&self, slot: u32) -> bool {
+    fn has_budget(&self, slot: u32, isolated: bool) -> bool {
         assert_eq!(slot, SLOT);
-        self.created.get() < self.budget.get()
+        let budget = if isolated {
+            &self.budget
+        } else {
+            &self.open_budget
+        };
+        self.created.get() < budget.get()
     }
 
     fn count_created(&self, slot: u32) {
