@@ -102,8 +102,11 @@ impl<const INLINE: bool> Records for Connections<INLINE> {
         match table {
             Table::Main => maps::CT.insert(key, entry, BPF_ANY as u64).is_ok(),
             Table::Pending => {
-                self.count(stats::CT_PENDING_MADE);
-                maps::CT_PENDING.insert(key, entry, BPF_ANY as u64).is_ok()
+                let made = maps::CT_PENDING.insert(key, entry, BPF_ANY as u64).is_ok();
+                if made {
+                    self.count(stats::CT_PENDING_MADE);
+                }
+                made
             }
         }
     }

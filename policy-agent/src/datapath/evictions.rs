@@ -5,7 +5,8 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TableBooks {
     /// Records that the programs ever made there, less those they took out; wraps.
-    pub made: u64,
+    /// `None`: the counters could not be read.
+    pub made: Option<u64>,
     /// Records that this sweep removed.
     pub removed: u64,
     /// Records that are left after it.
@@ -31,7 +32,10 @@ impl Evictions {
     /// How many were evicted since the sweep before; none at the first.
     pub fn since(&mut self, books: TableBooks) -> u64 {
         self.removed = self.removed.wrapping_add(books.removed);
-        let due = books.made.wrapping_sub(self.removed);
+        let Some(made) = books.made else {
+            return 0;
+        };
+        let due = made.wrapping_sub(self.removed);
         let missing = due.wrapping_sub(books.left);
         let all = missing.wrapping_sub(*self.before.get_or_insert(missing));
         // What was made while the table was read is there and not due.
@@ -49,13 +53,13 @@ impl Evictions {
 mod tests {
     use super::*;
 
-    fn sweeps(books: &[(u64, u64, u64)]) -> Vec<u64> {
+    fn sweeps(books: &[(impl Into<Option<u64>> + Copy, u64, u64)]) -> Vec<u64> {
         let mut table = Evictions::default();
         books
             .iter()
             .map(|&(made, removed, left)| {
                 table.since(TableBooks {
-                    made,
+                    made: made.into(),
                     removed,
                     left,
                 })
@@ -81,5 +85,16 @@ mod tests {
     fn what_comes_while_the_table_is_read_is_no_eviction_and_hides_none_for_long() {
         let told = sweeps(&[(10, 0, 10), (20, 0, 25), (25, 0, 25), (25, 0, 24)]);
         assert_eq!(told, [0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn what_a_sweep_removed_that_could_not_read_the_counters_is_no_eviction() {
+        let told = sweeps(&[
+            (Some(10), 0, 10),
+            (None, 4, 6),
+            (Some(20), 0, 15),
+            (Some(20), 0, 15),
+        ]);
+        assert_eq!(told, [0, 0, 1, 0]);
     }
 }

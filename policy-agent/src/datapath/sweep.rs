@@ -64,14 +64,15 @@ impl Maps {
             .collect();
         let before = self.books();
         // Before the tables are read, so that what comes meanwhile is only found.
-        let counters = self.counters()?;
+        // Without them nothing is told of evictions, and what has ended goes all the same.
+        let counters = self.counters().ok();
         let mut main = sweep_table(&self.ct, &alive, now_ns)?;
         main.sum_up();
         let pending = sweep_table(&self.ct_pending, &alive, now_ns)?;
         Ok(Swept {
             left: [main.left, pending.left],
             removed: main.removed + pending.removed,
-            books: books(&counters, &pending),
+            books: books(counters.as_ref(), &pending),
             corrected: self.keep_books(&before, &main)?,
         })
     }
@@ -107,15 +108,19 @@ impl Maps {
     }
 }
 
-fn books(counters: &Counters, table: &Table) -> TableBooks {
-    let count = |counter| {
+fn books(counters: Option<&Counters>, table: &Table) -> TableBooks {
+    let sum = |counters: &Counters, counter| {
         [Direction::Ingress, Direction::Egress]
             .iter()
             .map(|direction| counters.get(*direction, counter))
             .fold(0, u64::wrapping_add)
     };
+    let made = |counters| {
+        let left = sum(counters, stats::CT_PENDING_LEFT);
+        sum(counters, stats::CT_PENDING_MADE).wrapping_sub(left)
+    };
     TableBooks {
-        made: count(stats::CT_PENDING_MADE).wrapping_sub(count(stats::CT_PENDING_LEFT)),
+        made: counters.map(made),
         removed: table.removed as u64,
         left: table.left as u64,
     }

@@ -319,4 +319,34 @@ mod tests {
             }
         }
     }
+
+    /// Each byte of several messages with each bit turned, and with the values at
+    /// which lengths begin and end.
+    #[test]
+    fn any_damage_to_a_byte_is_read_or_refused_and_comes_to_an_end() {
+        let whole = [
+            translated(SEEN_REPLY | ASSURED, 3),
+            message(NLMSG_ERROR, &0_i32.to_ne_bytes()),
+            message(NLMSG_DONE, &[0; 4]),
+        ]
+        .concat();
+        let (mut refused, mut otherwise) = (0, 0);
+        for place in 0..whole.len() {
+            let turned = (0..8).map(|bit| whole[place] ^ 1 << bit);
+            for value in turned.chain([0, 1, 3, 4, 15, 16, 17, 0x7f, 0xff]) {
+                let mut damaged = whole.clone();
+                damaged[place] = value;
+                let read: Vec<_> = parts(&damaged).collect();
+                assert!(read.len() <= whole.len() / HEADER_BYTES, "byte {place}");
+                let before = read.len() - usize::from(read.last().is_some_and(Result::is_err));
+                assert!(read[..before].iter().all(Result::is_ok), "byte {place}");
+                refused += usize::from(before < read.len());
+                otherwise += usize::from(!matches!(
+                    read[..],
+                    [Ok(Part::Flow(_)), Ok(Part::Other), Ok(Part::Done)]
+                ));
+            }
+        }
+        assert!(refused > 0 && otherwise > refused, "{refused}, {otherwise}");
+    }
 }

@@ -409,4 +409,55 @@ mod tests {
         let last = parts(&datagram).last().expect("has parts");
         assert!(last.is_err());
     }
+
+    /// What a pod with rights in its own namespace can make the kernel say of its
+    /// interfaces, and more: each bit of each byte turned, lengths at their ends, and
+    /// every length of the whole.
+    #[test]
+    fn any_damage_to_an_answer_is_read_or_refused() {
+        let kind = payload(&[], &[(IFLA_INFO_KIND, b"veth\0")]);
+        let answers: [(Vec<u8>, fn(&[u8]) -> bool); 3] = [
+            (
+                payload(
+                    &link_header(5, 1),
+                    &[
+                        (IFLA_IFNAME, b"cali1\0"),
+                        (IFLA_LINK, &2u32.to_ne_bytes()),
+                        (IFLA_LINKINFO, &kind),
+                    ],
+                ),
+                |bytes| link(bytes).is_ok(),
+            ),
+            (
+                payload(
+                    &address_header(2, 32, 9),
+                    &[
+                        (IFA_TARGET_NETNSID, &3i32.to_ne_bytes()),
+                        (IFA_LOCAL, &[10, 0, 0, 7]),
+                    ],
+                ),
+                |bytes| address(bytes).is_ok(),
+            ),
+            (
+                payload(&[0; 4], &[(NETNSA_NSID, &7i32.to_ne_bytes())]),
+                |bytes| nsid(bytes).is_ok(),
+            ),
+        ];
+        for (whole, reads) in answers {
+            assert!(reads(&whole));
+            let mut refused = 0;
+            for place in 0..whole.len() {
+                let turned = (0..8).map(|bit| whole[place] ^ 1 << bit);
+                for value in turned.chain([0, 1, 3, 4, 5, 0x7f, 0xff]) {
+                    let mut damaged = whole.clone();
+                    damaged[place] = value;
+                    refused += usize::from(!reads(&damaged));
+                    let messages = parts(&damaged).filter_map(Result::ok).count();
+                    assert!(messages <= damaged.len() / 16);
+                }
+                refused += usize::from(!reads(&whole[..place]));
+            }
+            assert!(refused > 0);
+        }
+    }
 }
