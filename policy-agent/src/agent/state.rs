@@ -252,8 +252,10 @@ impl State {
         let newcomers = self.remember_flows(&ops);
         let (ops, grace) = self.cleanup.split(ops);
         self.upcoming = endpoints;
-        if self.carry_out(&ops) {
-            self.remember_the_latest(&newcomers);
+        let is_done = self.carry_out(&ops);
+        // Half-way too: some have their programs.
+        self.remember_the_latest(&newcomers);
+        if is_done {
             self.programmed = std::mem::take(&mut self.upcoming);
             self.planner.renewed();
             if !grace {
