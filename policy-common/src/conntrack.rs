@@ -75,7 +75,7 @@ pub const CT_FOR_OPEN: usize = CT_ENTRIES / 2;
 /// have one more, while something isolates it or nothing does.
 ///
 /// No more than `budget`, and no more than a fixed part of what is still free:
-/// one endpoint that takes what it gets comes to a sixteenth of the table, sixteen
+/// one endpoint that takes what it gets comes to a sixteenth of the table, fifteen
 /// come to half of it together, any number leave room for one more, and each of them
 /// may have as many as each other. (Dynamic thresholds, Choudhury and Hahne 1998, as
 /// switches share their buffers.)

@@ -69,6 +69,9 @@ pub(crate) static CT: HashMap<CtKey, CtEntry, { abi::CT_ENTRIES }> = HashMap::ne
 pub(crate) static CT_PENDING: LruHashMap<CtKey, CtEntry, { abi::CT_PENDING_ENTRIES }> =
     LruHashMap::new();
 
+#[btf_map(name = "pa_ct_open")]
+pub(crate) static CT_OPEN: LruHashMap<CtKey, CtEntry, { abi::CT_OPEN_ENTRIES }> = LruHashMap::new();
+
 #[btf_map(name = "pa_ct_count")]
 pub(crate) static CT_COUNT: Array<CtCount, { abi::ENDPOINT_ENTRIES }, { abi::F_MMAPABLE }> =
     Array::new();

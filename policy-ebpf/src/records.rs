@@ -17,6 +17,15 @@ use crate::emit;
 use crate::maps;
 use crate::settings::setting;
 
+/// Notes that an endpoint may have records in the table for open ones.
+#[inline(always)]
+fn note_open(slot: u32) {
+    if let Some(count) = maps::CT_COUNT.get_ptr_mut(slot) {
+        // SAFETY: array elements stay; one aligned store, always of the same.
+        unsafe { addr_of_mut!((*count).opened).write_volatile(1) }
+    }
+}
+
 /// Confirmed records in these books.
 #[inline(always)]
 fn confirmed(slot: u32) -> Option<u64> {
@@ -54,10 +63,20 @@ impl<const INLINE: bool> Records for Connections<INLINE> {
     type Record = NonNull<CtEntry>;
 
     #[inline(always)]
+    fn has_open(&self, slot: u32) -> bool {
+        let Some(count) = maps::CT_COUNT.get_ptr(slot) else {
+            return true;
+        };
+        // SAFETY: array elements stay; one aligned load.
+        unsafe { addr_of!((*count).opened).read_volatile() != 0 }
+    }
+
+    #[inline(always)]
     fn find(&self, table: Table, key: &CtKey) -> Option<NonNull<CtEntry>> {
         let record = match table {
             Table::Main => maps::CT.get_ptr_mut(key),
             Table::Pending => maps::CT_PENDING.get_ptr_mut(key),
+            Table::Open => maps::CT_OPEN.get_ptr_mut(key),
         };
         record.and_then(NonNull::new)
     }
@@ -108,6 +127,14 @@ impl<const INLINE: bool> Records for Connections<INLINE> {
                 }
                 made
             }
+            Table::Open => {
+                note_open(entry.slot);
+                let made = maps::CT_OPEN.insert(key, entry, BPF_ANY as u64).is_ok();
+                if made {
+                    self.count(stats::CT_OPEN_MADE);
+                }
+                made
+            }
         }
     }
 
@@ -121,6 +148,11 @@ impl<const INLINE: bool> Records for Connections<INLINE> {
             Table::Pending => {
                 if maps::CT_PENDING.remove(key).is_ok() {
                     self.count(stats::CT_PENDING_LEFT);
+                }
+            }
+            Table::Open => {
+                if maps::CT_OPEN.remove(key).is_ok() {
+                    self.count(stats::CT_OPEN_LEFT);
                 }
             }
         }
@@ -152,9 +184,9 @@ impl<const INLINE: bool> Records for Connections<INLINE> {
     }
 
     #[inline(always)]
-    fn look_up(&self, slot: u32, key: &CtKey) -> (Option<Table>, CtEntry, u64) {
+    fn look_up(&self, slot: u32, key: &CtKey, isolated: bool) -> (Option<Table>, CtEntry, u64) {
         if INLINE {
-            return find_live(self, slot, key);
+            return find_live(self, slot, key, isolated);
         }
         // Overwritten whole. Not zeros, for which the compiler calls a function that
         // writes byte by byte, and costs as much as a lookup.
@@ -165,7 +197,8 @@ impl<const INLINE: bool> Records for Connections<INLINE> {
             slot: 4,
             last_seen_ns: 5,
         };
-        let found = pa_ct_look_up(key, slot, &raw mut entry);
+        let how = u32::from(isolated) << 31 | slot;
+        let found = pa_ct_look_up(key, how, &raw mut entry);
         (table_of(found), entry, found & !TABLE)
     }
 
@@ -193,6 +226,7 @@ const fn number_of(table: Option<Table>) -> u64 {
         None => 0,
         Some(Table::Main) => 1,
         Some(Table::Pending) => 2,
+        Some(Table::Open) => 3,
     }
 }
 
@@ -202,16 +236,17 @@ const fn table_of(word: u64) -> Option<Table> {
     match word & TABLE {
         0 => None,
         1 => Some(Table::Main),
-        _ => Some(Table::Pending),
+        2 => Some(Table::Pending),
+        _ => Some(Table::Open),
     }
 }
 
 /// Looks for the record of a key: [`number_of`] its table, and in the other bits the
-/// time by which it is live. A global function, as `pa_judge`: two tables, one after
+/// time by which it is live. A global function, as `pa_judge`: three tables, one after
 /// the other, are many ways to get here.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn pa_ct_look_up(key: *const CtKey, slot: u32, entry: *mut CtEntry) -> u64 {
+extern "C" fn pa_ct_look_up(key: *const CtKey, slot_and_isolated: u32, entry: *mut CtEntry) -> u64 {
     if key.is_null() || entry.is_null() {
         return 0;
     }
@@ -221,7 +256,9 @@ extern "C" fn pa_ct_look_up(key: *const CtKey, slot: u32, entry: *mut CtEntry) -
     // SAFETY: the caller passes its own key and entry. The key is copied, because
     // older kernels (6.1 among them) take none for a map that is behind an argument.
     let (key, entry) = unsafe { (key.read(), &mut *entry) };
-    let (found, live, now_ns) = find_live(&records, slot, &key);
+    let slot = slot_and_isolated & !(1 << 31);
+    let isolated = slot_and_isolated >> 31 != 0;
+    let (found, live, now_ns) = find_live(&records, slot, &key, isolated);
     *entry = live;
     now_ns & !TABLE | number_of(found)
 }

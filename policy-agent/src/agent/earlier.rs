@@ -79,8 +79,8 @@ impl State {
 }
 
 /// Slots and endpoints that get programs by these operations on interfaces that
-/// were open. Those that something isolates come last: where records are too many,
-/// the oldest give way.
+/// were open. Those that something isolates come last: of what is not confirmed, or
+/// more than a share, the oldest give way.
 fn newly_attached(ops: &[Op], was_open: impl Fn(u32) -> bool) -> Vec<(u32, Endpoint)> {
     let attached: BTreeSet<u32> = ops
         .iter()

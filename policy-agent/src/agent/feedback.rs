@@ -361,8 +361,8 @@ impl State {
     pub(super) fn swept(&mut self, swept: &Swept) {
         let removed = u64::try_from(swept.removed).unwrap_or(u64::MAX);
         self.feedback.metrics.removed_connections.inc_by(removed);
-        let evicted = self.feedback.evictions.since(swept.books);
-        self.feedback.metrics.evicted_connections.inc_by(evicted);
+        let evicted = self.feedback.evictions.since(swept);
+        self.feedback.metrics.evicted(evicted);
         let [confirmed, ..] = swept.left;
         self.pressure.counted(confirmed);
     }

@@ -8,6 +8,7 @@
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use policy_common::abi::maps::{CT_OPEN, CT_PENDING};
 use policy_core::diagnostic::Severity;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -25,6 +26,9 @@ const PREFIX: &str = "policy_agent";
 
 /// One label.
 pub(super) type Label = [(&'static str, &'static str); 1];
+
+/// The tables of connection records that evict, as `Swept::books` has them.
+const EVICTING: [&str; 2] = [CT_PENDING, CT_OPEN];
 
 /// Where events may be lost, as the label `stage` says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +95,7 @@ pub(super) struct Metrics {
     pub(super) monitors: Gauge,
     pub(super) lost: Family<Label, Counter>,
     pub(super) removed_connections: Counter,
-    pub(super) evicted_connections: Counter,
+    pub(super) evicted_connections: Family<Label, Counter>,
     pub(super) posted: Counter,
 }
 
@@ -121,7 +125,7 @@ impl Metrics {
             monitors: Gauge::default(),
             lost: Family::default(),
             removed_connections: Counter::default(),
-            evicted_connections: Counter::default(),
+            evicted_connections: Family::default(),
             posted: Counter::default(),
         };
         // What has not happened yet reads 0: a rate needs a beginning.
@@ -140,6 +144,12 @@ impl Metrics {
         );
         for map in WATCHED {
             metrics.pressure.get_or_create(&[("map", map)]).set(0);
+        }
+        for table in EVICTING {
+            metrics
+                .evicted_connections
+                .get_or_create(&[("table", table)])
+                .inc_by(0);
         }
         for stage in Stage::ALL {
             metrics.lost_so_far(stage, 0);
@@ -272,6 +282,15 @@ impl Metrics {
     pub(super) fn displaced_by(&self, name: &str) {
         let label = [("program", name.to_owned())];
         self.displaced.get_or_create(&label).inc();
+    }
+
+    /// So many more records were evicted from each table of [`EVICTING`].
+    pub(super) fn evicted(&self, more: [u64; 2]) {
+        for (table, more) in EVICTING.iter().zip(more) {
+            self.evicted_connections
+                .get_or_create(&[("table", *table)])
+                .inc_by(more);
+        }
     }
 
     /// Raises a counter of lost events to a total that is kept elsewhere.

@@ -69,6 +69,7 @@ impl Maps {
             abi::SERVICES => self.services.entries()?.len(),
             abi::CT => self.ct.entries()?.len(),
             abi::CT_PENDING => self.ct_pending.entries()?.len(),
+            abi::CT_OPEN => self.ct_open.entries()?.len(),
             abi::FRAGMENTS => self.fragments.entries()?.len(),
             abi::CT_COUNT => (CT_ALL_SLOT + 1..self.slots())
                 .filter_map(|slot| self.ct_count(slot))

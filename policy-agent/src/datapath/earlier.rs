@@ -14,8 +14,8 @@ use policy_common::{
     abi::{
         Direction,
         conntrack::{
-            CT_ALL_SLOT, CT_CONFIRMED, CT_OPENED_BY_POD, CT_REPLIED, CT_UNDECIDED, CtCount,
-            CtEntry, CtKey,
+            CT_ALL_SLOT, CT_CONFIRMED, CT_FIN_OPENER, CT_FIN_REPLIER, CT_OPENED_BY_POD, CT_REPLIED,
+            CT_UNDECIDED, CtCount, CtEntry, CtKey,
         },
         endpoint::{Endpoint, PolicyWord},
         family, protocol,
@@ -23,7 +23,11 @@ use policy_common::{
     conntrack::{self, may_confirm},
 };
 
-use super::{Datapath, apply::monotonic_ns, map::MapError};
+use super::{
+    Datapath,
+    apply::monotonic_ns,
+    map::{MapError, TypedMap},
+};
 use crate::flows::Flow;
 
 /// Generation of a record that no policy has judged; words start at 1.
@@ -45,69 +49,110 @@ impl Datapath {
         endpoint: &Endpoint,
         flows: &[Flow],
     ) -> Result<usize, MapError> {
-        let maps = self.maps();
         let now_ns = monotonic_ns();
-        let (mut made, mut confirmed) = (0, 0);
+        let mut confirmed = Vec::new();
+        let mut others = Vec::new();
+        for (key, flags) in flows.iter().flat_map(|flow| records(endpoint, flow)) {
+            if self.is_known(&key)? {
+                // The programs made it, and know more than the node's table.
+                continue;
+            }
+            let entry = CtEntry {
+                tag: conntrack::tag(&key),
+                flags,
+                generation: NEVER_JUDGED,
+                slot,
+                last_seen_ns: now_ns,
+            };
+            if flags & CT_CONFIRMED != 0 && self.may_have(slot, endpoint, confirmed.len()) {
+                confirmed.push((key, entry));
+            } else {
+                others.push((key, entry));
+            }
+        }
+        // Booked before they are there: whoever ends in between leaves books that say
+        // too much, which the next sweep puts right.
+        self.book(slot, confirmed.len())?;
+        let (made, failure) = insert_all(&self.maps().ct, &confirmed);
+        self.unbook(slot, confirmed.len() - made)?;
+        if !others.is_empty() {
+            // Without it nobody looks into the table of open pods' connections.
+            self.store_count(slot, offset_of!(CtCount, opened), 1)?;
+        }
+        let (more, others_failure) = insert_all(&self.maps().ct_open, &others);
+        failure.or(others_failure).map_or(Ok(made + more), Err)
+    }
+
+    fn is_known(&self, key: &CtKey) -> Result<bool, MapError> {
+        let maps = self.maps();
+        for table in [&maps.ct, &maps.ct_pending, &maps.ct_open] {
+            if table.get(key)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether the endpoint may have one more confirmed record beside so many that are
+    /// about to be made.
+    fn may_have(&self, slot: u32, endpoint: &Endpoint, planned: usize) -> bool {
+        let maps = self.maps();
         let used = |slot| {
             let count = maps.ct_count(slot).unwrap_or_default();
-            count.created.wrapping_sub(count.removed)
+            count
+                .created
+                .wrapping_sub(count.removed)
+                .saturating_add(planned as u64)
         };
         let isolated = [Direction::Ingress, Direction::Egress]
             .iter()
             .any(|way| PolicyWord(endpoint.word).policy(*way) != PolicyWord::NOT_ISOLATED);
-        let (own, all) = (used(slot), used(CT_ALL_SLOT));
-        for flow in flows {
-            for (key, flags) in records(endpoint, flow) {
-                let entry = CtEntry {
-                    tag: conntrack::tag(&key),
-                    flags,
-                    generation: NEVER_JUDGED,
-                    slot,
-                    last_seen_ns: now_ns,
-                };
-                // A record that the programs made knows more than the node's table.
-                if maps.ct.get(&key)?.is_some() {
-                    continue;
-                }
-                let stays = flags & CT_CONFIRMED != 0
-                    && may_confirm(own + confirmed, all + confirmed, u32::MAX, isolated)
-                    && maps.ct_pending.get(&key)?.is_none();
-                let table = if stays { &maps.ct } else { &maps.ct_pending };
-                let is_new = match table.set_new(&key, &entry) {
-                    Err(error) => {
-                        self.book_made(slot, confirmed)?;
-                        return Err(error);
-                    }
-                    Ok(is_new) => is_new,
-                };
-                made += usize::from(is_new);
-                confirmed += u64::from(is_new && stays);
-            }
-        }
-        self.book_made(slot, confirmed)?;
-        Ok(made)
+        may_confirm(used(slot), used(CT_ALL_SLOT), u32::MAX, isolated)
     }
 
-    /// Books confirmed records that the agent made: as so many fewer removed, which is
+    /// Books confirmed records that the agent makes: as so many fewer removed, which is
     /// its side of the books.
-    fn book_made(&self, slot: u32, made: u64) -> Result<(), MapError> {
-        let maps = self.maps();
+    fn book(&self, slot: u32, made: usize) -> Result<(), MapError> {
         for slot in [slot, CT_ALL_SLOT] {
-            let removed = maps.ct_count(slot).unwrap_or_default().removed;
-            maps.ct_count
-                .store(
-                    slot,
-                    offset_of!(CtCount, removed),
-                    removed.wrapping_sub(made),
-                )
-                .map_err(|source| MapError {
-                    map: policy_common::abi::maps::CT_COUNT,
-                    what: "store",
-                    source,
-                })?;
+            let removed = self.maps().ct_count(slot).unwrap_or_default().removed;
+            let removed = removed.wrapping_sub(made as u64);
+            self.store_count(slot, offset_of!(CtCount, removed), removed)?;
         }
         Ok(())
     }
+
+    fn unbook(&self, slot: u32, not_made: usize) -> Result<(), MapError> {
+        for slot in [slot, CT_ALL_SLOT] {
+            let removed = self.maps().ct_count(slot).unwrap_or_default().removed;
+            let removed = removed.wrapping_add(not_made as u64);
+            self.store_count(slot, offset_of!(CtCount, removed), removed)?;
+        }
+        Ok(())
+    }
+
+    fn store_count(&self, slot: u32, offset: usize, value: u64) -> Result<(), MapError> {
+        let stored = self.maps().ct_count.store(slot, offset, value);
+        stored.map_err(|source| MapError {
+            map: policy_common::abi::maps::CT_COUNT,
+            what: "store",
+            source,
+        })
+    }
+}
+
+/// Inserts what is not there yet: how many were, and what ended it.
+fn insert_all(
+    table: &TypedMap<CtKey, CtEntry>,
+    records: &[(CtKey, CtEntry)],
+) -> (usize, Option<MapError>) {
+    let mut made = 0;
+    for (key, entry) in records {
+        match table.set_new(key, entry) {
+            Ok(is_new) => made += usize::from(is_new),
+            Err(error) => return (made, Some(error)),
+        }
+    }
+    (made, None)
 }
 
 /// Keys and flags of the records that an endpoint has of a flow: none if it is
@@ -120,6 +165,12 @@ fn records(endpoint: &Endpoint, flow: &Flow) -> impl Iterator<Item = (CtKey, u32
     if flow.replied && flow.assured {
         progress |= CT_CONFIRMED;
     }
+    // Which end that was is not told.
+    progress |= match flow.fins {
+        0 => 0,
+        1 => CT_FIN_OPENER,
+        _ => CT_FIN_OPENER | CT_FIN_REPLIER,
+    };
     let opened = is_of(endpoint, flow.original.src.ip()).then(|| {
         let translated = flow.original.dst != flow.reply.src;
         let undecided = if translated { CT_UNDECIDED } else { 0 };
@@ -190,6 +241,7 @@ mod tests {
             reply: tuple(reply),
             replied: true,
             assured: true,
+            fins: 0,
         }
     }
 

@@ -1,7 +1,9 @@
 //! How many connection records the kernel evicted, which it does not tell: what
 //! should be in a table and is not.
 
-/// The books of the table that evicts, at a sweep.
+use super::sweep::Swept;
+
+/// The books of a table that evicts, at a sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TableBooks {
     /// Records that the programs ever made there, less those they took out; wraps.
@@ -20,6 +22,11 @@ pub struct TableBooks {
 /// before a sweep has found that, counts too.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Evictions {
+    tables: [Missing; 2],
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Missing {
     /// Removed by all sweeps.
     removed: u64,
     /// What was missing at the first sweep: evicted before there was anybody to count.
@@ -29,8 +36,19 @@ pub struct Evictions {
 }
 
 impl Evictions {
-    /// How many were evicted since the sweep before; none at the first.
-    pub fn since(&mut self, books: TableBooks) -> u64 {
+    /// How many were evicted since the sweep before: from the pending table, and from
+    /// the one of pods that nothing isolates. None at the first.
+    pub fn since(&mut self, swept: &Swept) -> [u64; 2] {
+        let mut more = [0; 2];
+        for ((missing, books), more) in self.tables.iter_mut().zip(swept.books).zip(&mut more) {
+            *more = missing.more(books);
+        }
+        more
+    }
+}
+
+impl Missing {
+    fn more(&mut self, books: TableBooks) -> u64 {
         self.removed = self.removed.wrapping_add(books.removed);
         let Some(made) = books.made else {
             return 0;
@@ -54,11 +72,11 @@ mod tests {
     use super::*;
 
     fn sweeps(books: &[(impl Into<Option<u64>> + Copy, u64, u64)]) -> Vec<u64> {
-        let mut table = Evictions::default();
+        let mut table = Missing::default();
         books
             .iter()
             .map(|&(made, removed, left)| {
-                table.since(TableBooks {
+                table.more(TableBooks {
                     made: made.into(),
                     removed,
                     left,

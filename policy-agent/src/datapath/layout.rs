@@ -41,7 +41,7 @@ impl Layout {
         let larger: &[&str] = match rehearsal {
             0 => &[],
             1 => &[maps::POLICY],
-            _ => &[maps::POLICY, maps::CT, maps::CT_PENDING],
+            _ => &[maps::POLICY, maps::CT, maps::CT_PENDING, maps::CT_OPEN],
         };
         Self {
             abi: ABI_VERSION + rehearsal,

@@ -52,6 +52,8 @@ pub struct Maps {
     pub ct: TypedMap<CtKey, CtEntry>,
     /// Connections not confirmed yet.
     pub ct_pending: TypedMap<CtKey, CtEntry>,
+    /// Connections of pods that nothing isolates.
+    pub ct_open: TypedMap<CtKey, CtEntry>,
     /// First fragments that passed.
     pub fragments: TypedMap<FragKey, FragEntry>,
     /// Addresses of the pod range that are open.
@@ -107,6 +109,7 @@ impl Maps {
             services: typed(&mut fds, abi::SERVICES),
             ct: typed(&mut fds, abi::CT),
             ct_pending: typed(&mut fds, abi::CT_PENDING),
+            ct_open: typed(&mut fds, abi::CT_OPEN),
             fragments: typed(&mut fds, abi::FRAGMENTS),
             protected: typed(&mut fds, abi::PROTECTED),
             deny4: typed(&mut fds, abi::DENY4),

@@ -60,7 +60,7 @@ const TRANSIENT: [&str; 6] = [
     maps::COUNTERS,
 ];
 /// Maps in which programs write records of connections.
-const RECORDS: [&str; 2] = [maps::CT, maps::CT_PENDING];
+const RECORDS: [&str; 3] = [maps::CT, maps::CT_PENDING, maps::CT_OPEN];
 
 /// The step from an older version.
 #[derive(Debug)]

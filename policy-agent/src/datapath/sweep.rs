@@ -31,12 +31,13 @@ use super::{
 /// What a sweep found and did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Swept {
-    /// Records that are left: confirmed, pending.
-    pub left: [usize; 2],
+    /// Records that are left: confirmed; of the others those of isolated pods, and of
+    /// pods that nothing isolates.
+    pub left: [usize; 3],
     /// Records removed: past their time, or of endpoints that are gone.
     pub removed: usize,
-    /// The books of the table that evicts, the pending one.
-    pub books: TableBooks,
+    /// The books of the tables that evict: pending, of pods that nothing isolates.
+    pub books: [TableBooks; 2],
     /// Slots whose books were wrong and were put right.
     pub corrected: usize,
 }
@@ -66,13 +67,22 @@ impl Maps {
         // Before the tables are read, so that what comes meanwhile is only found.
         // Without them nothing is told of evictions, and what has ended goes all the same.
         let counters = self.counters().ok();
+        let counters = counters.as_ref();
         let mut main = sweep_table(&self.ct, &alive, now_ns)?;
         main.sum_up();
         let pending = sweep_table(&self.ct_pending, &alive, now_ns)?;
+        let open = sweep_table(&self.ct_open, &alive, now_ns)?;
         Ok(Swept {
-            left: [main.left, pending.left],
-            removed: main.removed + pending.removed,
-            books: books(counters.as_ref(), &pending),
+            left: [main.left, pending.left, open.left],
+            removed: main.removed + pending.removed + open.removed,
+            books: [
+                books(
+                    counters,
+                    [stats::CT_PENDING_MADE, stats::CT_PENDING_LEFT],
+                    &pending,
+                ),
+                books(counters, [stats::CT_OPEN_MADE, stats::CT_OPEN_LEFT], &open),
+            ],
             corrected: self.keep_books(&before, &main)?,
         })
     }
@@ -108,38 +118,38 @@ impl Maps {
     }
 }
 
-fn books(counters: Option<&Counters>, table: &Table) -> TableBooks {
+fn books(counters: Option<&Counters>, [made, left]: [u32; 2], table: &Table) -> TableBooks {
     let sum = |counters: &Counters, counter| {
         [Direction::Ingress, Direction::Egress]
             .iter()
             .map(|direction| counters.get(*direction, counter))
             .fold(0, u64::wrapping_add)
     };
-    let made = |counters| {
-        let left = sum(counters, stats::CT_PENDING_LEFT);
-        sum(counters, stats::CT_PENDING_MADE).wrapping_sub(left)
-    };
+    let due = |counters| sum(counters, made).wrapping_sub(sum(counters, left));
     TableBooks {
-        made: counters.map(made),
+        made: counters.map(due),
         removed: table.removed as u64,
         left: table.left as u64,
     }
 }
 
 /// How many records were ever removed: what the books said and what the sweeper has
-/// removed since, `gone`, put right by what was `left`.
+/// removed since, `gone`, put right by what was `left`. `created` was read afterwards.
 ///
-/// The kernel removes some itself, and enters none. Where it made none while the
-/// table was read, what is left is all there is. Where it made some, those at most
-/// were not seen: as many as the books have beyond them are gone.
+/// Whatever was not left of those that were made before the table was read is gone; and
+/// whatever was left is among those that were made by now. Between the two the books
+/// are believed. (One that is there and not booked yet, on each CPU, is put right by
+/// the next sweep.)
 fn removed_by(old: CtCount, created: u64, left: u64, gone: u64) -> u64 {
-    let added = old.removed.wrapping_add(gone);
-    let surely = old.created.wrapping_sub(left);
-    let behind = surely.wrapping_sub(added);
-    if created == old.created || behind.cast_signed() > 0 {
-        surely
+    let booked = old.removed.wrapping_add(gone);
+    let least = old.created.wrapping_sub(left);
+    let most = created.wrapping_sub(left);
+    if least.wrapping_sub(booked).cast_signed() > 0 {
+        least
+    } else if most.wrapping_sub(booked).cast_signed() < 0 {
+        most
     } else {
-        added
+        booked
     }
 }
 
@@ -228,7 +238,7 @@ mod tests {
         CtCount {
             created,
             removed,
-            reserved: 0,
+            opened: 0,
         }
     }
 
@@ -255,6 +265,11 @@ mod tests {
         );
         // Of an agent that kept no books.
         assert_eq!(removed_by(books(0, 0), 0, 6, 0), 6_u64.wrapping_neg());
-        assert_eq!(removed_by(books(0, 0), 1, 6, 0), 0);
+        assert_eq!(removed_by(books(0, 0), 1, 6, 0), 5_u64.wrapping_neg());
+        assert_eq!(
+            removed_by(books(10, 9), 13, 5, 0),
+            8,
+            "as many are there as were made"
+        );
     }
 }

@@ -28,6 +28,8 @@ pub struct Flow {
     /// Both ends are real: of TCP the handshake was whole, of others there was
     /// traffic both ways for a while.
     pub assured: bool,
+    /// TCP: how many ends have sent FIN.
+    pub fins: u8,
 }
 
 /// Source and destination of a packet; for ICMP the identifier of an echo is the

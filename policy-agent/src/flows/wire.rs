@@ -43,8 +43,12 @@ const CTA_PROTOINFO_TCP_STATE: u16 = 1;
 const SEEN_REPLY: u32 = 1 << 1;
 const ASSURED: u32 = 1 << 2;
 const DYING: u32 = 1 << 9;
-/// `TCP_CONNTRACK_TIME_WAIT` and beyond are over
+/// `TCP_CONNTRACK_FIN_WAIT` and so on: one end, one end and acknowledged, both ends
+/// have sent FIN; `TCP_CONNTRACK_TIME_WAIT` and beyond are over
 /// (include/uapi/linux/netfilter/nf_conntrack_tcp.h).
+const TCP_FIN_WAIT: u8 = 4;
+const TCP_CLOSE_WAIT: u8 = 5;
+const TCP_LAST_ACK: u8 = 6;
 const TCP_TIME_WAIT: u8 = 7;
 
 /// A part of the answer.
@@ -119,29 +123,33 @@ fn first(bytes: &[u8]) -> io::Result<(Part, usize)> {
 
 /// An open connection; `None`: it is none, or of a kind that has no ports.
 fn flow(attributes: &[u8]) -> Option<Flow> {
-    let (mut original, mut reply, mut status, mut over) = (None, None, 0, false);
+    let (mut original, mut reply, mut status, mut state) = (None, None, 0, 0);
     for (kind, value) in Attributes(attributes) {
         match kind {
             CTA_TUPLE_ORIG => original = tuple(value),
             CTA_TUPLE_REPLY => reply = tuple(value),
             CTA_STATUS => status = u32::from_be_bytes(value.try_into().ok()?),
             CTA_PROTOINFO => {
-                let state = find(value, CTA_PROTOINFO_TCP)
-                    .and_then(|tcp| find(tcp, CTA_PROTOINFO_TCP_STATE))
-                    .and_then(|state| state.first());
-                over = state.is_some_and(|state| *state >= TCP_TIME_WAIT);
+                let found = find(value, CTA_PROTOINFO_TCP)
+                    .and_then(|tcp| find(tcp, CTA_PROTOINFO_TCP_STATE));
+                state = found.and_then(|state| state.first()).copied().unwrap_or(0);
             }
             _ => {}
         }
     }
     let ((protocol, original), (answering, reply)) = (original?, reply?);
-    let open = !over && status & DYING == 0 && protocol == answering;
+    let open = state < TCP_TIME_WAIT && status & DYING == 0 && protocol == answering;
     open.then_some(Flow {
         protocol,
         original,
         reply,
         replied: status & SEEN_REPLY != 0,
         assured: status & ASSURED != 0,
+        fins: match state {
+            TCP_FIN_WAIT | TCP_CLOSE_WAIT => 1,
+            TCP_LAST_ACK => 2,
+            _ => 0,
+        },
     })
 }
 
@@ -277,6 +285,21 @@ mod tests {
     fn what_has_ended_or_is_dying_does_not_count() {
         assert_eq!(all(&translated(SEEN_REPLY, TCP_TIME_WAIT)), [Part::Other]);
         assert_eq!(all(&translated(SEEN_REPLY | DYING, 3)), [Part::Other]);
+    }
+
+    #[test]
+    fn ends_that_have_sent_fin_are_counted() {
+        for (state, fins) in [
+            (3, 0),
+            (TCP_FIN_WAIT, 1),
+            (TCP_CLOSE_WAIT, 1),
+            (TCP_LAST_ACK, 2),
+        ] {
+            let [Part::Flow(flow)] = all(&translated(SEEN_REPLY, state))[..] else {
+                panic!("state {state} is open yet");
+            };
+            assert_eq!(flow.fins, fins, "state {state}");
+        }
     }
 
     #[test]

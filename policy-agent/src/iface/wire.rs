@@ -416,7 +416,8 @@ mod tests {
     #[test]
     fn any_damage_to_an_answer_is_read_or_refused() {
         let kind = payload(&[], &[(IFLA_INFO_KIND, b"veth\0")]);
-        let answers: [(Vec<u8>, fn(&[u8]) -> bool); 3] = [
+        type Reads = fn(&[u8]) -> bool;
+        let answers: [(Vec<u8>, Reads); 3] = [
             (
                 payload(
                     &link_header(5, 1),

@@ -31,6 +31,7 @@ fn flow((opener, server): (End, End), answered: bool) -> Flow {
         reply: Tuple { src: dst, dst: src },
         replied: answered,
         assured: answered,
+        fins: 0,
     }
 }
 

@@ -106,7 +106,7 @@ fn a_million_half_open_connections_to_an_allowed_port_end_no_live_one() {
 fn a_million_denied_packets_leave_no_trace_in_the_tables() {
     on_bed(|bed| {
         let datapath = with_live(bed);
-        let before = [maps::CT, maps::CT_PENDING].map(|map| used(&datapath, map));
+        let before = [maps::CT, maps::CT_PENDING, maps::CT_OPEN].map(|map| used(&datapath, map));
         for number in 0..MANY {
             let port = u16::try_from(number % 60_000).unwrap() + 1_024;
             let syn = tcp((STRANGER, port), (POD, 80), SYN);
@@ -114,7 +114,7 @@ fn a_million_denied_packets_leave_no_trace_in_the_tables() {
             assert!(!passed, "policy denies it: packet {number}");
         }
         assert_live(&datapath, bed);
-        let after = [maps::CT, maps::CT_PENDING].map(|map| used(&datapath, map));
+        let after = [maps::CT, maps::CT_PENDING, maps::CT_OPEN].map(|map| used(&datapath, map));
         assert_eq!(before, after);
     });
 }

@@ -25,7 +25,7 @@ const LIVE: std::ops::Range<u16> = 30_000..30_500;
 
 /// Connections that an open pod makes without end: more than any table of those that
 /// may evict has room for.
-const ENDLESS: u32 = 2 * CT_PENDING_ENTRIES as u32;
+const ENDLESS: usize = 2 * CT_PENDING_ENTRIES;
 
 fn address(pod: u32) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 1, u8::try_from(pod).unwrap())
@@ -83,7 +83,7 @@ fn many_pods_that_open_without_end_leave_room_for_one_that_comes_later() {
         assert_eq!(confirmed(&datapath, slot), LIVE.len());
         let mut evictions = Evictions::default();
         let swept = datapath.maps().sweep().unwrap();
-        assert_eq!(evictions.since(swept.books), 0);
+        assert_eq!(evictions.since(&swept), [0, 0]);
         assert_eq!((swept.corrected, swept.removed), (0, 0));
         // Half open ones, of which only so many are kept.
         let flood = CT_PENDING_ENTRIES * 2;
@@ -101,9 +101,10 @@ fn many_pods_that_open_without_end_leave_room_for_one_that_comes_later() {
         assert!(!passes(&answer(LIVE.end)), "one that was never opened");
 
         let swept = datapath.maps().sweep().unwrap();
-        let evicted = usize::try_from(evictions.since(swept.books)).unwrap();
+        let [evicted, others] = evictions.since(&swept);
+        let evicted = usize::try_from(evicted).unwrap();
         assert!(evicted >= flood - CT_PENDING_ENTRIES, "{evicted}");
-        assert!(evicted + swept.left[1] >= flood, "{evicted}");
+        assert_eq!((evicted + swept.left[1] >= flood, others), (true, 0));
         assert_eq!(swept.left[0], taken + LIVE.len());
         assert_eq!((swept.corrected, swept.removed), (0, 0));
         // What ends is everybody's again.
@@ -117,6 +118,9 @@ fn many_pods_that_open_without_end_leave_room_for_one_that_comes_later() {
         assert_eq!(used.used, Some(all));
     });
 }
+
+/// A pod that policies isolate, beside others that nothing does.
+const WAITING: u32 = SLOT + 3;
 
 /// What a pod has opened goes on when something isolates it, whatever another that
 /// nothing isolates has opened meanwhile, or others to it.
@@ -132,6 +136,11 @@ fn an_open_pod_pushes_out_nothing_that_others_need_when_they_become_isolated() {
         for port in LIVE {
             connect(&datapath, bed, POD, port);
         }
+        // Another, which policies isolate, waits for its first answer.
+        let waiting = (address(WAITING), 4_000);
+        put_behind(&datapath, bed, WAITING, waiting.0);
+        let syn = tcp(waiting, (FRIEND, 80), SYN);
+        assert!(datapath.test_run(&syn, bed.leaving(), 1).unwrap().passes);
         put_behind(&datapath, bed, greedy, address(greedy));
         open_up(&datapath, greedy);
         for number in 0..ENDLESS {
@@ -143,6 +152,17 @@ fn an_open_pod_pushes_out_nothing_that_others_need_when_they_become_isolated() {
         }
         let has = confirmed(&datapath, greedy);
         assert!(has > 0 && has <= CT_FOR_OPEN / CT_SHARES, "{has}");
+
+        put_behind(&datapath, bed, WAITING, waiting.0);
+        let answers = |to| {
+            let answer = tcp((FRIEND, 80), to, SYN | ACK);
+            datapath
+                .test_run(&answer, bed.arriving(), 1)
+                .unwrap()
+                .passes
+        };
+        assert!(answers(waiting), "what it has opened is known no more");
+        assert!(!answers((waiting.0, 4_001)), "what it has not opened");
 
         put_behind(&datapath, bed, victim, POD);
         let store = Op::Word {
@@ -169,7 +189,7 @@ fn open_up(datapath: &Datapath, slot: u32) {
 
 #[test]
 fn what_the_agent_knows_of_older_connections_is_booked_and_within_the_share() {
-    const PEERS: u32 = CT_FOR_OPEN as u32 / CT_SHARES as u32 + 100;
+    const PEERS: usize = CT_FOR_OPEN / CT_SHARES + 100;
     on_bed(|bed| {
         let datapath = bed.open();
         apply(&datapath, &bed.pod());
@@ -190,6 +210,7 @@ fn what_the_agent_knows_of_older_connections_is_booked_and_within_the_share() {
                     reply: Tuple { src: dst, dst: src },
                     replied: true,
                     assured: true,
+                    fins: 0,
                 }
             })
             .collect();
@@ -199,7 +220,7 @@ fn what_the_agent_knows_of_older_connections_is_booked_and_within_the_share() {
         assert_eq!(confirmed(&datapath, SLOT), share);
         assert_eq!(confirmed(&datapath, CT_ALL_SLOT), share);
         let swept = datapath.maps().sweep().unwrap();
-        assert_eq!(swept.left, [share, made - share]);
+        assert_eq!(swept.left, [share, 0, made - share]);
         assert_eq!((swept.corrected, swept.removed), (0, 0));
         // All are answered: those beyond the share from the table that may evict.
         for flow in &known {

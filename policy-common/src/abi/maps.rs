@@ -28,8 +28,11 @@ pub const EXTENTS: &str = "pa_extents";
 pub const CT: &str = "pa_ct";
 /// Services: what is behind an address and port.
 pub const SERVICES: &str = "pa_services";
-/// Connection records whose opener has not answered a reply yet.
+/// Connection records of isolated endpoints whose opener has not answered a reply
+/// yet, and what is more than the endpoint's share of the confirmed ones.
 pub const CT_PENDING: &str = "pa_ct_pending";
+/// The same of endpoints that nothing isolates.
+pub const CT_OPEN: &str = "pa_ct_open";
 /// Records made and removed for each endpoint: the budget's books.
 pub const CT_COUNT: &str = "pa_ct_count";
 /// First fragments that passed.
@@ -84,6 +87,8 @@ pub const CT_ENTRIES: usize = 131_072;
 /// Pending connection records; the oldest is evicted. Small, so that the many
 /// lookups that find nothing there stay in the CPU's cache.
 pub const CT_PENDING_ENTRIES: usize = 16_384;
+/// The same of endpoints that nothing isolates.
+pub const CT_OPEN_ENTRIES: usize = 16_384;
 /// First fragments that passed; the oldest is evicted. What a flood of them takes
 /// from others is datagrams in fragments, and those in flight only.
 pub const FRAGMENT_ENTRIES: usize = 16_384;
@@ -175,7 +180,7 @@ use super::{config, conntrack, endpoint, fragment, identity, policy, service};
 use crate::{flow_cache, memo};
 
 /// Every map, in the order in which `policy-agent maps` lists them.
-pub const ALL: [MapSpec; 26] = [
+pub const ALL: [MapSpec; 27] = [
     spec::<u32, endpoint::IfindexEntry>(
         IFINDEX,
         ARRAY,
@@ -260,6 +265,13 @@ pub const ALL: [MapSpec; 26] = [
         CT_PENDING_ENTRIES,
         0,
         "connections not confirmed yet",
+    ),
+    spec::<conntrack::CtKey, conntrack::CtEntry>(
+        CT_OPEN,
+        LRU_HASH,
+        CT_OPEN_ENTRIES,
+        0,
+        "connections of pods that nothing isolates",
     ),
     spec::<u32, conntrack::CtCount>(
         CT_COUNT,

@@ -27,6 +27,10 @@ pub const PREFILTER_DROPPED: u32 = 39;
 pub const CT_PENDING_MADE: u32 = 40;
 /// A record was taken out of that table, because it ended or moved.
 pub const CT_PENDING_LEFT: u32 = 41;
+/// As [`CT_PENDING_MADE`], in the table of pods that nothing isolates.
+pub const CT_OPEN_MADE: u32 = 42;
+/// As [`CT_PENDING_LEFT`], out of that table.
+pub const CT_OPEN_LEFT: u32 = 43;
 
 /// Counters of one direction.
 pub const PER_DIRECTION: u32 = 64;

@@ -77,15 +77,21 @@ pub trait Identities {
 pub enum Table {
     /// Confirmed connections; nothing is evicted.
     Main,
-    /// Connections whose opener has not answered a reply, and those beyond what their
-    /// endpoint may have of the other; may evict.
+    /// Connections of isolated endpoints whose opener has not answered a reply, and
+    /// those beyond what the endpoint may have of the other; may evict.
     Pending,
+    /// The same of endpoints that nothing isolates: anybody may fill it, and nobody's
+    /// policy has to allow that.
+    Open,
 }
 
 /// Connection records, wherever they are.
 pub trait Records: Sized {
     /// A way to reach a record that was found.
     type Record: Copy;
+
+    /// Whether the endpoint in this slot may have records in [`Table::Open`].
+    fn has_open(&self, slot: u32) -> bool;
 
     /// The record of a key, live or not.
     fn find(&self, table: Table, key: &CtKey) -> Option<Self::Record>;
@@ -120,8 +126,8 @@ pub trait Records: Sized {
     /// live; `None` and zero if there is none. See [`find_live`], which an
     /// implementation calls wherever it suits it best.
     #[inline(always)]
-    fn look_up(&self, slot: u32, key: &CtKey) -> (Option<Table>, CtEntry, u64) {
-        find_live(self, slot, key)
+    fn look_up(&self, slot: u32, key: &CtKey, isolated: bool) -> (Option<Table>, CtEntry, u64) {
+        find_live(self, slot, key, isolated)
     }
 
     /// The last step of a decision; see [`conclude`], likewise.
@@ -276,7 +282,9 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
         family: packet.family,
         pad: [0; 2],
     };
-    let (record, entry, now_ns) = records.look_up(scene.slot, &key);
+    let isolated = word.policy(Direction::Ingress) != PolicyWord::NOT_ISOLATED
+        || word.policy(Direction::Egress) != PolicyWord::NOT_ISOLATED;
+    let (record, entry, now_ns) = records.look_up(scene.slot, &key, isolated);
     let current = if scene.off {
         NEVER_JUDGED
     } else {
@@ -348,8 +356,6 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
         )
         .allows()
     };
-    let isolated = word.policy(Direction::Ingress) != PolicyWord::NOT_ISOLATED
-        || word.policy(Direction::Egress) != PolicyWord::NOT_ISOLATED;
     let isolated_egress = direction == Direction::Egress && own_policy != PolicyWord::NOT_ISOLATED;
     let facts = Facts::of(packet.kind, record)
         .with(Facts::EGRESS, direction == Direction::Egress)
@@ -426,14 +432,14 @@ pub(super) const fn reason_of(kind: Kind, denied: Option<DropReason>) -> Option<
 
 /// Moves a record to where nothing is evicted, if its endpoint has the budget.
 #[inline(always)]
-fn promote<R: Records>(records: &R, key: &CtKey, entry: &CtEntry, isolated: bool) {
+fn promote<R: Records>(records: &R, from: Table, key: &CtKey, entry: &CtEntry, isolated: bool) {
     if !records.has_budget(entry.slot, isolated) {
         records.count(stats::CT_OVER_BUDGET);
         return;
     }
     if records.insert(Table::Main, key, entry) {
         records.count_created(entry.slot);
-        records.delete(Table::Pending, key);
+        records.delete(from, key);
     } else {
         records.count(stats::CT_FULL);
     }
@@ -444,11 +450,24 @@ fn promote<R: Records>(records: &R, key: &CtKey, entry: &CtEntry, isolated: bool
 /// the verifier does not let a program move bytes that were never written, as a
 /// `None` is.)
 #[inline(always)]
-pub fn find_live<R: Records>(records: &R, slot: u32, key: &CtKey) -> (Option<Table>, CtEntry, u64) {
+pub fn find_live<R: Records>(
+    records: &R,
+    slot: u32,
+    key: &CtKey,
+    isolated: bool,
+) -> (Option<Table>, CtEntry, u64) {
     let tag = conntrack::tag(key);
-    let order = [Table::Main, Table::Pending];
+    let order = if isolated {
+        [Table::Main, Table::Pending, Table::Open]
+    } else {
+        [Table::Main, Table::Open, Table::Pending]
+    };
     let mut i = 0;
     while i < order.len() {
+        if order[i] == Table::Open && !records.has_open(slot) {
+            i += 1;
+            continue;
+        }
         if let Some(record) = records.find(order[i], key) {
             let entry = records.read(record);
             let now_ns = records.now_ns();
@@ -486,12 +505,17 @@ pub fn settle<R: Records>(
         if let Some(record) = records.find(table, key) {
             records.write(record, entry);
         }
-        if entry.flags & CT_CONFIRMED != 0 && table == Table::Pending {
-            promote(records, key, entry, isolated);
+        if entry.flags & CT_CONFIRMED != 0 && table != Table::Main {
+            promote(records, table, key, entry, isolated);
         }
         return;
     }
-    if !records.insert(Table::Pending, key, entry) {
+    let table = if isolated {
+        Table::Pending
+    } else {
+        Table::Open
+    };
+    if !records.insert(table, key, entry) {
         records.count(stats::CT_FULL);
     }
 }

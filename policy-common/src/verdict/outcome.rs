@@ -49,6 +49,7 @@ impl Facts {
             None => 0,
             Some(Table::Main) => 1,
             Some(Table::Pending) => 2,
+            Some(Table::Open) => 3,
         };
         Self(kind as u32 | table << Self::TABLE)
     }
@@ -84,7 +85,8 @@ impl Facts {
         match self.0 >> Self::TABLE & 3 {
             0 => None,
             1 => Some(Table::Main),
-            _ => Some(Table::Pending),
+            2 => Some(Table::Pending),
+            _ => Some(Table::Open),
         }
     }
 }

@@ -57,7 +57,7 @@ pub fn is_related<T: PolicyTables + Identities, R: Records>(
         pad: [0; 2],
     };
     // It is isolated: that is why it is asked.
-    let (record, entry, _) = records.look_up(owner.slot, &key);
+    let (record, entry, _) = records.look_up(owner.slot, &key, true);
     let word = owner.word;
     let opener = if entry.flags & CT_OPENED_BY_POD != 0 {
         Direction::Egress

@@ -67,7 +67,7 @@ pub fn judge_sender<T: PolicyTables + Identities, R: Records>(
         pad: [0; 2],
     };
     // It is isolated for egress: that is why it is asked.
-    let (record, entry, _) = records.look_up(sender.slot, &key);
+    let (record, entry, _) = records.look_up(sender.slot, &key, true);
     if record.is_none() || entry.flags & CT_OPENED_BY_POD != 0 {
         return verdict;
     }

@@ -255,6 +255,7 @@ const fn number(table: Table) -> u8 {
     match table {
         Table::Main => 0,
         Table::Pending => 1,
+        Table::Open => 2,
     }
 }
 
@@ -289,6 +290,11 @@ impl Records for World {
         self.now_ns.get()
     }
 
+    fn has_open(&self, slot: u32) -> bool {
+        assert_eq!(slot, SLOT);
+        true
+    }
+
     fn find(&self, table: Table, key: &CtKey) -> Option<Self::Record> {
         let place = (number(table), *key);
         self.records.borrow().contains_key(&place).then_some(place)
@@ -316,9 +322,9 @@ impl Records for World {
         self.records.borrow_mut().remove(&(number(table), *key));
     }
 
-    fn has_budget(&self, slot: u32, _: bool) -> bool {
+    fn has_budget(&self, slot: u32, isolated: bool) -> bool {
         assert_eq!(slot, SLOT);
-        self.confirmed.get() < 4
+        self.confirmed.get() < if isolated { 4 } else { 2 }
     }
 
     fn count_created(&self, slot: u32) {

@@ -263,7 +263,7 @@ impl Node {
     /// Forgets all connections.
     pub(crate) fn forget_connections(&self) {
         let swept = self.datapath.maps().sweep_at(u64::MAX);
-        assert_eq!(swept.expect("maps can be read").left, [0; 2]);
+        assert_eq!(swept.expect("maps can be read").left, [0; 3]);
     }
 
     /// Tries a packet. One for a pod carries the mark that its sender's veth would

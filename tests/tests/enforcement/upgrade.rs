@@ -15,8 +15,10 @@ use crate::node::{Node, bpftool, files_below};
 
 /// Layouts of maps that follow the one in use, one after the other, and the maps
 /// that each makes anew (`datapath::layout`): the other ones stay.
-pub(crate) const LAYOUTS: [(&str, &[&str]); 2] =
-    [("1", &["pa_policy"]), ("2", &["pa_ct", "pa_ct_pending"])];
+pub(crate) const LAYOUTS: [(&str, &[&str]); 2] = [
+    ("1", &["pa_policy"]),
+    ("2", &["pa_ct", "pa_ct_open", "pa_ct_pending"]),
+];
 /// Maps of which nothing outlives a layout.
 const TRANSIENT: [&str; 6] = [
     "pa_counters",
@@ -29,7 +31,7 @@ const TRANSIENT: [&str; 6] = [
 /// The map of confirmed records of connections.
 const CONFIRMED: &str = "pa_ct";
 /// Maps with records of connections.
-const RECORDS: [&str; 2] = [CONFIRMED, "pa_ct_pending"];
+const RECORDS: [&str; 3] = [CONFIRMED, "pa_ct_open", "pa_ct_pending"];
 
 /// Ids of links and of programs.
 pub(crate) fn programs(node: &Node) -> Result<(BTreeSet<u64>, BTreeSet<u64>)> {

@@ -345,14 +345,16 @@ impl World {
     }
 
     /// The record of a flow that a packet would find, and where: in the order
-    /// main, pending.
+    /// main, pending, open.
     pub(super) fn record(&self, flow: &Flow) -> Option<(Table, CtEntry)> {
-        [Table::Main, Table::Pending].into_iter().find_map(|table| {
-            let entry = self.read(self.find(table, &flow.key())?);
-            let tag = conntrack::tag(&flow.key());
-            conntrack::is_live(&entry, tag, flow.protocol, self.now_ns.get())
-                .then_some((table, entry))
-        })
+        [Table::Main, Table::Pending, Table::Open]
+            .into_iter()
+            .find_map(|table| {
+                let entry = self.read(self.find(table, &flow.key())?);
+                let tag = conntrack::tag(&flow.key());
+                conntrack::is_live(&entry, tag, flow.protocol, self.now_ns.get())
+                    .then_some((table, entry))
+            })
     }
 
     /// Records of a table, expired ones too.
@@ -417,6 +419,7 @@ fn number(table: Table) -> u8 {
     match table {
         Table::Main => 0,
         Table::Pending => 1,
+        Table::Open => 2,
     }
 }
 
@@ -458,6 +461,12 @@ impl Records for World {
     }
 
     type Record = usize;
+
+    fn has_open(&self, slot: u32) -> bool {
+        assert_eq!(slot, SLOT);
+        let open = number(Table::Open);
+        self.tables.borrow().keys().any(|(table, _)| *table == open)
+    }
 
     fn find(&self, table: Table, key: &CtKey) -> Option<usize> {
         self.tables.borrow().get(&(number(table), *key)).copied()
