@@ -20,10 +20,16 @@ use policy_common::abi::endpoint::{Endpoint, PolicyWord};
 use policy_core::ops::Op;
 
 use super::state::State;
+use crate::datapath::apply::monotonic_ns;
 use crate::flows;
 
 /// Endpoints that had no programs and get some, by slot.
-pub(super) struct Newcomers(Vec<(u32, Endpoint)>);
+pub(super) struct Newcomers {
+    endpoints: Vec<(u32, Endpoint)>,
+    /// When what was known of their connections had been noted, nanoseconds of
+    /// CLOCK_MONOTONIC.
+    noted_ns: u64,
+}
 
 impl State {
     /// Notes the connections of pods that get programs by these operations and ran
@@ -32,28 +38,37 @@ impl State {
     pub(super) fn remember_flows(&self, ops: &[Op]) -> Newcomers {
         let endpoints = newly_attached(ops, |ifindex| self.cni.births.was_open(ifindex));
         if !endpoints.is_empty()
-            && let Some((made, known)) = self.note_flows(&endpoints)
+            && let Some((made, known)) = self.note_flows(&endpoints, None)
         {
             eprintln!(
                 "{made} connections of pods are older than the agent, of {known} on the node: they \
                  go on as far as policy allows them"
             );
         }
-        Newcomers(endpoints)
+        Newcomers {
+            endpoints,
+            noted_ns: monotonic_ns(),
+        }
     }
 
-    /// Notes what they have opened until their programs were there.
+    /// Notes what they have opened until their programs were there, and forgets what has
+    /// ended until then.
     pub(super) fn remember_the_latest(&self, newcomers: &Newcomers) {
-        if !newcomers.0.is_empty()
-            && let Some((made, _)) = self.note_flows(&newcomers.0)
+        if !newcomers.endpoints.is_empty()
+            && let Some((made, _)) = self.note_flows(&newcomers.endpoints, Some(newcomers.noted_ns))
             && made > 0
         {
             eprintln!("{made} more were opened before the programs came");
         }
     }
 
-    /// How many records were made, of how many connections.
-    fn note_flows(&self, endpoints: &[(u32, Endpoint)]) -> Option<(usize, usize)> {
+    /// How many records were made, of how many connections. `noted_ns`: when that was
+    /// done before.
+    fn note_flows(
+        &self,
+        endpoints: &[(u32, Endpoint)],
+        noted_ns: Option<u64>,
+    ) -> Option<(usize, usize)> {
         let known = match flows::read() {
             Ok(known) => known,
             Err(error) => {
@@ -65,6 +80,11 @@ impl State {
                 return None;
             }
         };
+        if let Some(noted_ns) = noted_ns
+            && let Err(error) = self.datapath.forget_ended(endpoints, &known, noted_ns)
+        {
+            eprintln!("older connections that have ended stay until their time: {error}");
+        }
         let mut made = 0;
         for (slot, endpoint) in endpoints {
             match self.datapath.remember(*slot, endpoint, &known) {

@@ -6,6 +6,7 @@
 //! was opened. So a connection that policy does not allow ends here too.
 
 use std::{
+    collections::HashSet,
     mem::offset_of,
     net::{IpAddr, SocketAddr},
 };
@@ -81,6 +82,48 @@ impl Datapath {
         }
         let (more, others_failure) = insert_all(&self.maps().ct_open, &others);
         failure.or(others_failure).map_or(Ok(made + more), Err)
+    }
+
+    /// Removes confirmed records that [`Self::remember`] made of flows that are none of
+    /// these any longer, unless a packet has come for them: they ended before there was
+    /// a program to see it, and would stay for days where nothing gives way. Returns
+    /// how many. `made_by` is when the last of them had been made, nanoseconds of
+    /// CLOCK_MONOTONIC.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError`]; what is left ends by its timeout.
+    pub fn forget_ended(
+        &self,
+        endpoints: &[(u32, Endpoint)],
+        flows: &[Flow],
+        made_by: u64,
+    ) -> Result<usize, MapError> {
+        let table = &self.maps().ct;
+        let numbers: HashSet<u32> = endpoints.iter().map(|(_, known)| known.number).collect();
+        let open: HashSet<CtKey> = endpoints
+            .iter()
+            .flat_map(|(_, endpoint)| flows.iter().flat_map(|flow| records(endpoint, flow)))
+            .map(|(key, _)| key)
+            .collect();
+        let untouched =
+            |entry: &CtEntry| entry.generation == NEVER_JUDGED && entry.last_seen_ns <= made_by;
+        let mut removed = 0;
+        for (key, entry) in table.entries()? {
+            if !numbers.contains(&key.endpoint) || open.contains(&key) || !untouched(&entry) {
+                continue;
+            }
+            match table.take(&key)? {
+                Some(taken) if untouched(&taken) => {
+                    self.unbook(taken.slot, 1)?;
+                    removed += 1;
+                }
+                // Its packet came in this moment.
+                Some(taken) => drop(table.set_new(&key, &taken)?),
+                None => {}
+            }
+        }
+        Ok(removed)
     }
 
     fn is_known(&self, key: &CtKey) -> Result<bool, MapError> {

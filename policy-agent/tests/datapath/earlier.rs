@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use policy_agent::{
-    datapath::Datapath,
+    datapath::{Datapath, apply::monotonic_ns},
     flows::{Flow, Tuple},
 };
 use policy_common::abi::endpoint::{Endpoint, FLAG_USED};
@@ -103,5 +103,39 @@ fn what_is_known_already_stays_as_it_is_and_what_is_anothers_is_left() {
         assert!(passes(&datapath, bed, SERVE.1, SERVE.0, ACK));
         let nobodys = passes(&datapath, bed, (FRIEND, 2), (POD, 1), ACK);
         assert!(!nobodys, "what is known of others is nothing to the pod");
+    });
+}
+
+#[test]
+fn what_has_ended_before_there_was_a_program_is_forgotten_and_what_goes_on_is_not() {
+    on_bed(|bed| {
+        let datapath = bed.open();
+        apply(&datapath, &bed.pod());
+        let endpoint = Endpoint {
+            number: NUMBER,
+            addr4: POD.octets(),
+            ..Endpoint::EMPTY
+        };
+        let gone = ((POD, 4_100), (FRIEND, 80));
+        let all = [flow(FETCH, true), flow(SERVE, true), flow(gone, true)];
+        assert_eq!(datapath.remember(SLOT, &endpoint, &all).unwrap(), 3);
+        let noted_ns = monotonic_ns();
+        let answer = |(opener, server): (End, End)| passes(&datapath, bed, server, opener, ACK);
+        // The node's table has lost it since, and the programs have seen it.
+        assert!(answer(SERVE));
+        let left = [flow(FETCH, true)];
+        let endpoints = [(SLOT, endpoint)];
+        let forgotten = datapath.forget_ended(&endpoints, &left, noted_ns);
+        assert_eq!(forgotten.unwrap(), 1);
+        assert!(answer(FETCH) && answer(SERVE));
+        assert!(!answer(gone), "its record is there no more");
+        let swept = datapath.maps().sweep().unwrap();
+        assert_eq!((swept.left[0], swept.corrected), (2, 0));
+        // What came later is not asked about.
+        let later = monotonic_ns();
+        assert_eq!(datapath.remember(SLOT, &endpoint, &all).unwrap(), 1);
+        let forgotten = datapath.forget_ended(&endpoints, &left, later);
+        assert_eq!(forgotten.unwrap(), 0);
+        assert!(answer(gone));
     });
 }
