@@ -181,7 +181,7 @@ fn times_of<T>(repeat: usize, mut step: impl FnMut() -> T) -> (Vec<Duration>, T)
 }
 
 /// Objects as events, through the agent's own conversion.
-fn applied(values: &[Value]) -> Vec<SourceEvent> {
+pub(super) fn applied(values: &[Value]) -> Vec<SourceEvent> {
     let mut names = Names::default();
     let mut events = Vec::new();
     for value in values {

@@ -49,10 +49,10 @@ pub(super) struct Flood {
 }
 
 /// The BPF file system of one measurement.
-struct Bpffs(PathBuf);
+pub(super) struct Bpffs(pub(super) PathBuf);
 
 impl Bpffs {
-    fn mount(path: PathBuf) -> Result<Self> {
+    pub(super) fn mount(path: PathBuf) -> Result<Self> {
         std::fs::create_dir(&path).with_context(|| path.display().to_string())?;
         mount("bpf", &path, "bpf", MountFlags::empty(), None)
             .context("mount a BPF file system; this needs root")?;

@@ -1,7 +1,8 @@
 //! Benchmarks of the packet programs and of the control plane, against the design's targets.
 //!
-//! Packets are tried with `BPF_PROG_TEST_RUN`, in programs and maps of this process alone. A
-//! target that is missed is said, and is no error; a wrong verdict is.
+//! Packets are tried with `BPF_PROG_TEST_RUN`, in programs and maps of this process alone, and
+//! over real sockets in labs of their own. A target that is missed is said, and is no error; a
+//! wrong verdict is.
 
 mod cases;
 mod control;
@@ -10,7 +11,9 @@ mod kernel;
 mod layout;
 mod packet;
 mod packets;
+mod ping_pong;
 mod report;
+mod round_trips;
 mod world;
 
 use anyhow::Result;
@@ -26,7 +29,7 @@ pub struct Options {
     pub quick: bool,
     /// One JSON document instead of tables.
     pub json: bool,
-    /// Only rows with this in their names; `flood`: that part alone.
+    /// Only rows with this in their names; `flood`, `round-trips`: that part alone.
     pub filter: String,
     /// Leave the packet programs out.
     pub no_packets: bool,
@@ -53,8 +56,10 @@ pub fn run(options: &Options) -> Result<()> {
         }
     };
     let mut document = json!({});
-    let is_flood = options.filter == flood::NAME;
-    if !options.no_packets && !is_flood {
+    let only = |part| options.filter == part;
+    let is_part = only(flood::NAME) || only(round_trips::NAME);
+    let all_packets = !options.no_packets && options.filter.is_empty();
+    if !options.no_packets && !is_part {
         say(report::header());
         let packets = packets::measure(effort, &options.filter, |row| say(report::line(row)))?;
         say(String::new());
@@ -64,7 +69,7 @@ pub fn run(options: &Options) -> Result<()> {
         document["packets"] = serde_json::to_value(&packets.rows)?;
         document["programs"] = serde_json::to_value(&packets.sizes)?;
     }
-    if is_flood || !options.no_packets && options.filter.is_empty() {
+    if only(flood::NAME) || all_packets {
         let floods = flood::measure(effort)?;
         say(String::new());
         for flood in &floods {
@@ -72,7 +77,13 @@ pub fn run(options: &Options) -> Result<()> {
         }
         document["flood"] = serde_json::to_value(&floods)?;
     }
-    if !options.no_control && !is_flood {
+    if only(round_trips::NAME) || all_packets {
+        say(String::new());
+        say(report::round_trips_header());
+        let flows = round_trips::measure(effort, |row| say(report::round_trips(row)))?;
+        document["round_trips"] = serde_json::to_value(&flows)?;
+    }
+    if !options.no_control && !is_part {
         let (repeat, events) = if options.quick { (5, 500) } else { (9, 5_000) };
         let mut all = control::Control::default();
         for size in [Size::Small, Size::Medium] {

@@ -6,7 +6,7 @@
 
 use anyhow::{Context, Result, ensure};
 use policy_common::abi::{Direction, stats};
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::Serialize;
 
 use super::cases::{Case, Outcome, cases};
@@ -102,11 +102,13 @@ pub(super) fn measure(effort: Effort, filter: &str, mut each: impl FnMut(&Row)) 
     Ok(packets)
 }
 
-/// Stays on the last CPU: the first has most of the machine's interrupts.
-fn pin() -> Result<()> {
-    let cpus = std::thread::available_parallelism().context("count CPUs")?;
+/// The calling thread stays on the last CPU that it may use: the first has most of the
+/// machine's interrupts.
+pub(super) fn pin() -> Result<()> {
+    let all = sched_getaffinity(None).context("ask for the CPUs")?;
+    let last = (0..CpuSet::MAX_CPU).rev().find(|&cpu| all.is_set(cpu));
     let mut set = CpuSet::new();
-    set.set(cpus.get() - 1);
+    set.set(last.context("a thread runs somewhere")?);
     sched_setaffinity(None, &set).context("stay on one CPU")
 }
 

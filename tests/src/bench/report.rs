@@ -4,6 +4,7 @@ use super::control::{Cold, Warm};
 use super::flood::Flood;
 use super::kernel::Size;
 use super::packets::Row;
+use super::round_trips::RoundTrips;
 
 /// Above the rows.
 pub(super) fn header() -> String {
@@ -77,6 +78,42 @@ pub(super) fn flood(flood: &Flood) -> String {
         flood.prefilter_ns,
         flood.stack_ns,
         flood.share * 100.0
+    )
+}
+
+/// Above [`round_trips`].
+pub(super) fn round_trips_header() -> String {
+    format!(
+        "{:<5}{:<28}{:>8}{:>8}{:>8} |{:>11}{:>10}{:>11}{:>7}{:>7} | target",
+        "",
+        "round trips a second",
+        "none",
+        "empty",
+        "ours",
+        "empty/none",
+        "ours/none",
+        "ours/empty",
+        "+-",
+        "cached"
+    )
+}
+
+/// Round trips of a flow.
+pub(super) fn round_trips(row: &RoundTrips) -> String {
+    format!(
+        "{:<5}{:<28}{:>8.0}{:>8.0}{:>8.0} |{:>11.3}{:>10.3}{:>11.3}{:>7.3}{:>6.0}% | {:.2} {}",
+        row.family,
+        row.protocol,
+        row.none_per_second,
+        row.empty_per_second,
+        row.ours_per_second,
+        row.empty_to_none,
+        row.ours_to_none,
+        row.ours_to_empty,
+        row.spread,
+        row.cached * 100.0,
+        row.target,
+        if row.reached { "reached" } else { "missed" },
     )
 }
 

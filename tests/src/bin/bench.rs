@@ -9,7 +9,8 @@ use policy_tests::bench::{Options, run};
 const USAGE: &str = "usage: bench [--quick] [--json] [--filter TEXT] [--packets | --control]
   --quick    fewer rounds: a first look
   --json     one JSON document on standard output
-  --filter   only rows of packets whose name contains TEXT, such as \"IPv4 ingress established\"
+  --filter   only rows of packets whose name contains TEXT, such as \"IPv4 ingress established\";
+             flood, round-trips: that part alone
   --packets  only the packet programs (needs root)
   --control  only the control plane";
 
