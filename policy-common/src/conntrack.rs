@@ -68,7 +68,8 @@ pub const fn timeout_ns(protocol: u8, flags: u32) -> u64 {
 pub const CT_SHARES: usize = 16;
 
 /// Where the table of confirmed records ends for endpoints that nothing isolates: their
-/// records serve only if something does one day, the others' serve every packet.
+/// records serve only if something does one day, the others' serve every packet. (What
+/// isolated ones have counts too: they may take it all.)
 pub const CT_FOR_OPEN: usize = CT_ENTRIES / 2;
 
 /// Whether an endpoint that has `own` confirmed records, of `all` that there are, may

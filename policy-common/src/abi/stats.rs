@@ -8,7 +8,8 @@ use super::Direction;
 
 /// Passed; judged or recalled, but not from the flow cache.
 pub const PASSED: u32 = 32;
-/// A record was wanted and could not be made: the endpoint's budget is used up.
+/// A confirmed record stays where it may be evicted: the endpoint's share is used up.
+/// Counted at each refresh.
 pub const CT_OVER_BUDGET: u32 = 33;
 /// A record was wanted and could not be made: the table is full.
 pub const CT_FULL: u32 = 34;

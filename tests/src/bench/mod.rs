@@ -17,6 +17,7 @@ mod round_trips;
 mod world;
 
 use anyhow::Result;
+use policy_agent::datapath::Backend;
 use serde_json::json;
 
 use crate::generate::Size;
@@ -77,7 +78,9 @@ pub fn run(options: &Options) -> Result<()> {
         }
         document["flood"] = serde_json::to_value(&floods)?;
     }
-    if only(round_trips::NAME) || all_packets {
+    if all_packets && Backend::best() != Backend::Tcx {
+        say("\nround trips: not measured, since there is no TCX before Linux 6.6".to_owned());
+    } else if only(round_trips::NAME) || all_packets {
         say(String::new());
         say(report::round_trips_header());
         let flows = round_trips::measure(effort, |row| say(report::round_trips(row)))?;
