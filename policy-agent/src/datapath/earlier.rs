@@ -156,19 +156,18 @@ impl Datapath {
     /// Books confirmed records that the agent makes: as so many fewer removed, which is
     /// its side of the books.
     fn book(&self, slot: u32, made: usize) -> Result<(), MapError> {
-        for slot in [slot, CT_ALL_SLOT] {
-            let removed = self.maps().ct_count(slot).unwrap_or_default().removed;
-            let removed = removed.wrapping_sub(made as u64);
-            self.store_count(slot, offset_of!(CtCount, removed), removed)?;
-        }
-        Ok(())
+        self.change_removed(slot, |removed| removed.wrapping_sub(made as u64))
     }
 
-    fn unbook(&self, slot: u32, not_made: usize) -> Result<(), MapError> {
+    fn unbook(&self, slot: u32, gone: usize) -> Result<(), MapError> {
+        self.change_removed(slot, |removed| removed.wrapping_add(gone as u64))
+    }
+
+    /// In the books of a slot, and in those of all.
+    fn change_removed(&self, slot: u32, change: impl Fn(u64) -> u64) -> Result<(), MapError> {
         for slot in [slot, CT_ALL_SLOT] {
             let removed = self.maps().ct_count(slot).unwrap_or_default().removed;
-            let removed = removed.wrapping_add(not_made as u64);
-            self.store_count(slot, offset_of!(CtCount, removed), removed)?;
+            self.store_count(slot, offset_of!(CtCount, removed), change(removed))?;
         }
         Ok(())
     }
