@@ -1,7 +1,8 @@
 //! Pods that ran before the agent keep the connections that their policies allow,
 //! now or when they come to have policies: what the node's kernel knows of them is
 //! noted before the programs come, and once more when all have come. Where many
-//! come at once that takes seconds, in which pods go on opening connections.
+//! come at once that takes seconds, in which pods go on opening connections; what has
+//! ended until then is forgotten.
 //!
 //! A record says who opened a connection, and nothing about whether it may: policy
 //! is asked about each at its next packet.

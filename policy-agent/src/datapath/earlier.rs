@@ -312,6 +312,24 @@ mod tests {
     const LIVE: u32 = CT_REPLIED | CT_CONFIRMED;
 
     #[test]
+    fn ends_that_have_sent_fin_end_the_record_sooner() {
+        let both = CT_FIN_OPENER | CT_FIN_REPLIER;
+        for (fins, expected) in [(0, 0), (1, CT_FIN_OPENER), (2, both)] {
+            let closing = Flow {
+                fins,
+                ..flow(
+                    ("10.0.0.2:4000", "10.0.0.9:80"),
+                    ("10.0.0.9:80", "10.0.0.2:4000"),
+                )
+            };
+            let [(.., flags)] = seen(&endpoint("10.0.0.9"), &closing)[..] else {
+                panic!("one record");
+            };
+            assert_eq!(flags, LIVE | expected, "{fins}");
+        }
+    }
+
+    #[test]
     fn each_end_sees_the_other_as_it_does_in_its_packets() {
         let service = flow(
             ("10.0.0.2:4000", "10.96.0.1:80"),

@@ -7,12 +7,12 @@ use policy_agent::{
     datapath::{Datapath, apply::monotonic_ns},
     flows::{Flow, Tuple},
 };
-use policy_common::abi::endpoint::{Endpoint, FLAG_USED};
+use policy_common::abi::endpoint::Endpoint;
 
 use crate::bed::{ACK, Bed, FRIEND, NUMBER, POD, SLOT, STRANGER, SYN, apply, on_bed, tcp};
 
 /// One end of a connection.
-type End = (Ipv4Addr, u16);
+pub(crate) type End = (Ipv4Addr, u16);
 
 /// Opened by the pod, allowed by its egress; answers need a record.
 const FETCH: (End, End) = ((POD, 4_000), (FRIEND, 80));
@@ -23,7 +23,17 @@ const ENDED: (End, End) = ((POD, 4_001), (STRANGER, 80));
 /// Tried by a stranger, and never answered.
 const TRIED: (End, End) = ((STRANGER, 5_001), (POD, 80));
 
-fn flow((opener, server): (End, End), answered: bool) -> Flow {
+/// As much of the pod as tells whose connections are its own.
+pub(crate) fn pod() -> Endpoint {
+    Endpoint {
+        number: NUMBER,
+        addr4: POD.octets(),
+        ..Endpoint::EMPTY
+    }
+}
+
+/// A connection of TCP as the node's table has it.
+pub(crate) fn flow((opener, server): (End, End), answered: bool) -> Flow {
     let (src, dst) = (SocketAddr::from(opener), SocketAddr::from(server));
     Flow {
         protocol: 6,
@@ -59,13 +69,7 @@ fn older_connection_is_answered_once_it_is_known_and_only_if_policy_allows_it() 
         assert!(goes_on(FETCH) && goes_on(SERVE));
         assert!(!answer(FETCH) && !answer(SERVE));
 
-        let endpoint = Endpoint {
-            number: NUMBER,
-            flags: FLAG_USED,
-            addr4: POD.octets(),
-            ifindex: bed.ifindex,
-            ..Endpoint::EMPTY
-        };
+        let endpoint = pod();
         let known = [
             flow(FETCH, true),
             flow(SERVE, true),
@@ -89,11 +93,7 @@ fn what_is_known_already_stays_as_it_is_and_what_is_anothers_is_left() {
     on_bed(|bed| {
         let datapath = bed.open();
         apply(&datapath, &bed.pod());
-        let endpoint = Endpoint {
-            number: NUMBER,
-            addr4: POD.octets(),
-            ..Endpoint::EMPTY
-        };
+        let endpoint = pod();
         let both = [flow(FETCH, true), flow(((STRANGER, 1), (FRIEND, 2)), true)];
         assert_eq!(datapath.remember(SLOT, &endpoint, &both).unwrap(), 1);
         // Read again when all programs were there: opened in between, SERVE.
@@ -111,11 +111,7 @@ fn what_has_ended_before_there_was_a_program_is_forgotten_and_what_goes_on_is_no
     on_bed(|bed| {
         let datapath = bed.open();
         apply(&datapath, &bed.pod());
-        let endpoint = Endpoint {
-            number: NUMBER,
-            addr4: POD.octets(),
-            ..Endpoint::EMPTY
-        };
+        let endpoint = pod();
         let gone = ((POD, 4_100), (FRIEND, 80));
         let all = [flow(FETCH, true), flow(SERVE, true), flow(gone, true)];
         assert_eq!(datapath.remember(SLOT, &endpoint, &all).unwrap(), 3);

@@ -1,10 +1,10 @@
 //! The table of confirmed connections, which all pods of a node share: many that take
-//! all they get leave a pod that comes later as much as each of them has.
+//! all they get leave a pod that comes later as much as each of them has, and pods that
+//! nothing isolates push out nothing that others need.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 
 use policy_agent::datapath::{Datapath, evictions::Evictions};
-use policy_agent::flows::{Flow, Tuple};
 use policy_common::abi::{
     conntrack::CT_ALL_SLOT,
     endpoint::{Endpoint, FLAG_USED, PolicyWord},
@@ -14,8 +14,10 @@ use policy_common::conntrack::{CT_FOR_OPEN, CT_SHARES};
 use policy_core::ops::Op;
 
 use crate::bed::{
-    ACK, Bed, FRIEND, NUMBER, POD, POLICY, SLOT, STRANGER, SYN, apply, connect, on_bed, tcp, word,
+    ACK, Bed, FRIEND, NUMBER, POD, POLICY, SLOT, STRANGER, SYN, apply, connect, on_bed, passes,
+    tcp, word,
 };
+use crate::earlier::{flow, pod};
 
 /// Pods that open connections without end: more than a sixteenth of the table each
 /// would fill.
@@ -47,6 +49,23 @@ fn put_behind(datapath: &Datapath, bed: &Bed, slot: u32, address: Ipv4Addr) {
         slot,
     };
     apply(datapath, &[Op::Endpoint { slot, value }, interface]);
+}
+
+/// Whether the friend's answer to what the pod has opened from a port passes.
+fn is_answered(datapath: &Datapath, bed: &Bed, port: u16) -> bool {
+    let answer = tcp((FRIEND, 80), (POD, port), ACK);
+    passes(datapath, &answer, bed.arriving())
+}
+
+/// What was opened is answered, and nothing else.
+fn assert_live(datapath: &Datapath, bed: &Bed) {
+    for port in LIVE {
+        assert!(
+            is_answered(datapath, bed, port),
+            "port {port} is known no more"
+        );
+    }
+    assert!(!is_answered(datapath, bed, LIVE.end), "one never opened");
 }
 
 fn confirmed(datapath: &Datapath, slot: u32) -> usize {
@@ -90,15 +109,10 @@ fn many_pods_that_open_without_end_leave_room_for_one_that_comes_later() {
         for number in 0..flood {
             let port = u16::try_from(number % 60_000).unwrap() + 1_024;
             let syn = tcp((FRIEND, port), (POD, 80), SYN);
-            let passed = datapath.test_run(&syn, bed.arriving(), 1).unwrap().passes;
+            let passed = passes(&datapath, &syn, bed.arriving());
             assert!(passed, "policy allows it: packet {number}");
         }
-        let answer = |port| tcp((FRIEND, 80), (POD, port), ACK);
-        let passes = |packet: &[u8]| datapath.test_run(packet, bed.arriving(), 1).unwrap().passes;
-        for port in LIVE {
-            assert!(passes(&answer(port)), "port {port} is known no more");
-        }
-        assert!(!passes(&answer(LIVE.end)), "one that was never opened");
+        assert_live(&datapath, bed);
 
         let swept = datapath.maps().sweep().unwrap();
         let [evicted, others] = evictions.since(&swept);
@@ -140,14 +154,14 @@ fn an_open_pod_pushes_out_nothing_that_others_need_when_they_become_isolated() {
         let waiting = (address(WAITING), 4_000);
         put_behind(&datapath, bed, WAITING, waiting.0);
         let syn = tcp(waiting, (FRIEND, 80), SYN);
-        assert!(datapath.test_run(&syn, bed.leaving(), 1).unwrap().passes);
+        assert!(passes(&datapath, &syn, bed.leaving()));
         put_behind(&datapath, bed, greedy, address(greedy));
         open_up(&datapath, greedy);
         for number in 0..ENDLESS {
             let port = u16::try_from(number % 60_000).unwrap() + 1_024;
             connect(&datapath, bed, address(greedy), port);
             let syn = tcp((STRANGER, port), (address(greedy), 80), SYN);
-            let passed = datapath.test_run(&syn, bed.arriving(), 1).unwrap().passes;
+            let passed = passes(&datapath, &syn, bed.arriving());
             assert!(passed, "nothing isolates it: packet {number}");
         }
         let has = confirmed(&datapath, greedy);
@@ -156,10 +170,7 @@ fn an_open_pod_pushes_out_nothing_that_others_need_when_they_become_isolated() {
         put_behind(&datapath, bed, WAITING, waiting.0);
         let answers = |to| {
             let answer = tcp((FRIEND, 80), to, SYN | ACK);
-            datapath
-                .test_run(&answer, bed.arriving(), 1)
-                .unwrap()
-                .passes
+            passes(&datapath, &answer, bed.arriving())
         };
         assert!(answers(waiting), "what it has opened is known no more");
         assert!(!answers((waiting.0, 4_001)), "what it has not opened");
@@ -170,12 +181,7 @@ fn an_open_pod_pushes_out_nothing_that_others_need_when_they_become_isolated() {
             word: word(3, POLICY),
         };
         apply(&datapath, &[store]);
-        let answer = |port| tcp((FRIEND, 80), (POD, port), ACK);
-        let passes = |packet: &[u8]| datapath.test_run(packet, bed.arriving(), 1).unwrap().passes;
-        for port in LIVE {
-            assert!(passes(&answer(port)), "port {port} is known no more");
-        }
-        assert!(!passes(&answer(LIVE.end)), "one that was never opened");
+        assert_live(&datapath, bed);
         let swept = datapath.maps().sweep().unwrap();
         assert_eq!((swept.corrected, swept.removed), (0, 0));
     });
@@ -193,26 +199,11 @@ fn what_the_agent_knows_of_older_connections_is_booked_and_within_the_share() {
     on_bed(|bed| {
         let datapath = bed.open();
         apply(&datapath, &bed.pod());
-        let endpoint = Endpoint {
-            number: NUMBER,
-            flags: FLAG_USED,
-            addr4: POD.octets(),
-            ..Endpoint::EMPTY
-        };
-        let end = |address, port| SocketAddr::from((address, port));
-        let known: Vec<_> = (0..PEERS)
-            .map(|number| {
-                let port = u16::try_from(number).unwrap() + 1_024;
-                let (src, dst) = (end(POD, port), end(FRIEND, 80));
-                Flow {
-                    protocol: 6,
-                    original: Tuple { src, dst },
-                    reply: Tuple { src: dst, dst: src },
-                    replied: true,
-                    assured: true,
-                    fins: 0,
-                }
-            })
+        let endpoint = pod();
+        let ports = 1_024..1_024 + u16::try_from(PEERS).unwrap();
+        let known: Vec<_> = ports
+            .clone()
+            .map(|port| flow(((POD, port), (FRIEND, 80)), true))
             .collect();
         let made = datapath.remember(SLOT, &endpoint, &known).unwrap();
         assert_eq!(made, known.len());
@@ -223,22 +214,10 @@ fn what_the_agent_knows_of_older_connections_is_booked_and_within_the_share() {
         assert_eq!(swept.left, [share, 0, made - share]);
         assert_eq!((swept.corrected, swept.removed), (0, 0));
         // All are answered: those beyond the share from the table that may evict.
-        for flow in &known {
-            let answer = tcp((FRIEND, 80), (POD, flow.original.src.port()), ACK);
-            assert!(
-                datapath
-                    .test_run(&answer, bed.arriving(), 1)
-                    .unwrap()
-                    .passes
-            );
+        for port in ports {
+            assert!(is_answered(&datapath, bed, port), "port {port}");
         }
-        let nobodys = tcp((FRIEND, 80), (POD, 60_000), ACK);
-        assert!(
-            !datapath
-                .test_run(&nobodys, bed.arriving(), 1)
-                .unwrap()
-                .passes
-        );
+        assert!(!is_answered(&datapath, bed, 60_000));
         assert_eq!(datapath.remember(SLOT, &endpoint, &known).unwrap(), 0);
     });
 }
