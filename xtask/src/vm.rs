@@ -23,6 +23,7 @@ use self::choice::Wanted;
 use crate::{
     build_agent,
     build_ebpf::Variant,
+    interrupt,
     job::announce,
     setup::{self, Need},
     tally::Tally,
@@ -100,6 +101,8 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         guests.push((kernel, image, count));
     }
     let limit = if args.short { SHORT_LIMIT } else { LIMIT };
+    // A guest is a process that outlives this one, unless it is ended.
+    interrupt::catch()?;
     // A guest has one processor, so that two do not get in each other's way on two.
     let tallies: Vec<Tally> = thread::scope(|scope| {
         let running: Vec<_> = guests
