@@ -9,8 +9,8 @@ use std::{
 use super::{
     attach::{self, AttachError, Pinned},
     clsact,
-    load::Programs,
     pin::{Hook, Pins},
+    programs::Programs,
     sys,
 };
 

@@ -15,8 +15,8 @@ use std::{
 
 use super::{
     Datapath, clsact,
-    load::Loaded,
     pin::{self, Hook, PinError},
+    programs::Loaded,
     sys::{
         self, Kind,
         link::{self, IdOf, LinkFacts},

@@ -19,8 +19,8 @@ use super::{
     Datapath,
     attach::{self, AttachError, OpenLink, Pinned, attach_type, is_live},
     clsact,
-    load::Loaded,
     pin::{self, Hook, PinError, Pins},
+    programs::Loaded,
     sys::{
         self,
         link::{self, IdOf},

@@ -2,17 +2,11 @@
 //! there; all maps as the table says, then into the links that are there already.
 //! All or nothing: what fails leaves what was in force in force.
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::PathBuf,
-};
+use std::{collections::BTreeMap, fs, io, os::fd::AsFd, path::PathBuf};
 
 use aya::{
-    Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
+    EbpfError, EbpfLoader, VerifierLogLevel,
     maps::{Map, MapData},
-    programs::{Program, ProgramError, ProgramInfo},
 };
 
 use super::{
@@ -24,7 +18,9 @@ use super::{
     maps::Maps,
     migrate::{Migration, MigrationError, Stage},
     pin::{self, Hook, PinError, Pins},
-    pinned, reuse, sys,
+    pinned,
+    programs::{Programs, load_programs},
+    reuse,
 };
 use crate::object::NotBuilt;
 
@@ -168,58 +164,6 @@ impl Datapath {
     }
 }
 
-/// The programs, in the kernel.
-#[derive(Debug)]
-pub(super) struct Programs {
-    from: Loaded,
-    to: Loaded,
-    wire: Loaded,
-    arrive: Loaded,
-    xdp: Loaded,
-}
-
-/// A program in the kernel.
-#[derive(Debug)]
-pub(super) struct Loaded {
-    fd: OwnedFd,
-    pub(super) id: u32,
-}
-
-impl Loaded {
-    pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
-        let id = sys::program_id(fd.as_fd())?;
-        Ok(Self { fd, id })
-    }
-
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
-impl Programs {
-    /// All of them; `None`: one is missing.
-    pub(super) fn of_all(mut loaded: BTreeMap<Hook, Loaded>) -> Option<Self> {
-        Some(Self {
-            from: loaded.remove(&Hook::From)?,
-            to: loaded.remove(&Hook::To)?,
-            wire: loaded.remove(&Hook::Wire)?,
-            arrive: loaded.remove(&Hook::Arrive)?,
-            xdp: loaded.remove(&Hook::Xdp)?,
-        })
-    }
-
-    /// The program of a hook.
-    pub(super) const fn of(&self, hook: Hook) -> &Loaded {
-        match hook {
-            Hook::From => &self.from,
-            Hook::To => &self.to,
-            Hook::Wire => &self.wire,
-            Hook::Arrive => &self.arrive,
-            Hook::Xdp => &self.xdp,
-        }
-    }
-}
-
 /// Creates or opens the maps and loads the programs. With `pins`, maps are
 /// pinned; their layouts were compared.
 fn load(pins: &Pins, layout: &Layout, object: &[u8]) -> Result<(Maps, Programs), DatapathError> {
@@ -260,65 +204,6 @@ fn load(pins: &Pins, layout: &Layout, object: &[u8]) -> Result<(Maps, Programs),
     Ok((Maps::from_fds(fds).map_err(PinError::Map)?, programs))
 }
 
-/// Loads the programs of an object whose maps are there.
-pub(super) fn load_programs(ebpf: &mut Ebpf) -> Result<Programs, DatapathError> {
-    let [from, to, wire, arrive, xdp] = Hook::ALL.map(|hook| load_one(ebpf, hook));
-    Ok(Programs {
-        from: from?,
-        to: to?,
-        wire: wire?,
-        arrive: arrive?,
-        xdp: xdp?,
-    })
-}
-
-fn load_one(ebpf: &mut Ebpf, hook: Hook) -> Result<Loaded, DatapathError> {
-    let name = hook.program();
-    let missing = DatapathError::Object {
-        what: "program",
-        name,
-    };
-    let rejected = |error: ProgramError| DatapathError::Rejected {
-        program: name,
-        why: explain(&error),
-    };
-    let loaded = match ebpf.program_mut(name) {
-        Some(Program::SchedClassifier(program)) => {
-            program.load().map_err(rejected)?;
-            program.fd()
-        }
-        Some(Program::Xdp(program)) => {
-            program.load().map_err(rejected)?;
-            program.fd()
-        }
-        _ => return Err(missing),
-    };
-    let fd = loaded
-        .map_err(rejected)?
-        .as_fd()
-        .try_clone_to_owned()
-        .map_err(|error| rejected(error.into()))?;
-    Loaded::new(fd).map_err(|error| rejected(error.into()))
-}
-
-/// The end of what the verifier says, which is where it gives its reason.
-fn explain(error: &ProgramError) -> String {
-    const LINES: usize = 4;
-    let ProgramError::LoadError {
-        io_error,
-        verifier_log,
-    } = error
-    else {
-        return error.to_string();
-    };
-    let log = verifier_log.to_string();
-    let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
-    let end = lines
-        .get(lines.len().saturating_sub(LINES)..)
-        .unwrap_or(&lines);
-    format!("{io_error}: {}", end.join(" | "))
-}
-
 /// The common part of aya's map types.
 pub(super) const fn data(map: &Map) -> &MapData {
     match map {
@@ -352,15 +237,6 @@ pub(super) const fn data(map: &Map) -> &MapData {
         | Map::StackTraceMap(data)
         | Map::Unsupported(data)
         | Map::XskMap(data) => data,
-    }
-}
-
-/// What the kernel says of a loaded program.
-pub(super) fn program_info(ebpf: &Ebpf, hook: Hook) -> Option<ProgramInfo> {
-    match ebpf.program(hook.program())? {
-        Program::SchedClassifier(program) => program.info().ok(),
-        Program::Xdp(program) => program.info().ok(),
-        _ => None,
     }
 }
 

@@ -35,9 +35,9 @@ use super::{
     attach::{self, AttachError, Pinned},
     clsact,
     layout::{self, Layout},
-    load::Programs,
     map::MapError,
     pin::{self, PinError, Pins},
+    programs::Programs,
     sys::{
         self,
         elem::{self, Cursor, Step},

@@ -11,8 +11,8 @@
 //! directory).
 //!
 //! - [`pin`], [`layout`]: paths, the BPF file system, the check of what is pinned.
-//! - [`load`], `adopt`: programs through the verifier, and into links that are
-//!   there already; `migrate`: out of another version's maps and links.
+//! - [`load`], `programs`, `adopt`: maps, programs through the verifier, and into links
+//!   that are there already; `migrate`: out of another version's maps and links.
 //! - [`closed`]: the pod range while nobody has its addresses; [`deny`]: the prefixes that
 //!   the prefilter drops.
 //! - [`attach`], [`clsact`], [`prefilter`]: interfaces; [`front`]: who comes first there;
@@ -49,6 +49,7 @@ pub mod pin;
 pub mod pinned;
 pub mod prefilter;
 pub mod preflight;
+mod programs;
 pub mod readback;
 mod reuse;
 pub mod settings;

@@ -10,8 +10,9 @@ use rustix::thread::{CapabilitySet, capabilities};
 use super::{
     attach::Backend,
     layout,
-    load::{self, DatapathError},
+    load::DatapathError,
     pin::{self, Hook, Pins},
+    programs,
 };
 use crate::object::NotBuilt;
 use crate::others;
@@ -321,11 +322,11 @@ pub fn verify(object: &[u8]) -> Result<Vec<Verified>, DatapathError> {
         .verifier_log_level(VerifierLogLevel::STATS)
         .load(object)
         .map_err(Box::new)?;
-    load::load_programs(&mut ebpf)?;
+    programs::load_programs(&mut ebpf)?;
     Ok(Hook::ALL
         .into_iter()
         .filter_map(|hook| {
-            let info = load::program_info(&ebpf, hook)?;
+            let info = programs::program_info(&ebpf, hook)?;
             Some(Verified {
                 name: hook.program(),
                 verified_instructions: info.verified_instruction_count().unwrap_or(0),

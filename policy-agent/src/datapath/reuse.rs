@@ -20,9 +20,9 @@ use std::{
 
 use super::{
     layout::{self, Layout},
-    load::{Loaded, Programs},
     maps::Maps,
     pin::{Hook, Pins},
+    programs::{Loaded, Programs},
     sys::{self, Kind},
 };
 
