@@ -47,7 +47,7 @@ const FRESH: u32 = 1;
 const FORGET: u32 = 2;
 
 /// A flow.
-#[repr(C)]
+#[repr(C, align(8))]
 struct Flow {
     /// The peer's address, wire order; IPv4 in the last four bytes.
     peer: [u8; 16],
@@ -175,7 +175,8 @@ fn prepare(ctx: &TcContext) -> Option<()> {
 }
 
 /// Puts a flow into the packet: an address of `LEN` bytes and both ports, at
-/// these offsets.
+/// these offsets. In the pieces in which programs read them: a processor waits where a
+/// load spans two stores, and no packet comes from a network card like that.
 #[inline(always)]
 fn write<const LEN: usize, const ADDRESS: usize, const PEER: usize, const LOCAL: usize>(
     ctx: &TcContext,
@@ -184,25 +185,38 @@ fn write<const LEN: usize, const ADDRESS: usize, const PEER: usize, const LOCAL:
     local_port: u16,
 ) -> Option<()> {
     let start = ctx.data();
-    // The ports are behind the addresses, and the later of them ends here.
-    let end = if PEER > LOCAL { PEER + 2 } else { LOCAL + 2 };
-    if start + end > ctx.data_end() {
+    // The ports are behind the addresses, one behind the other.
+    let (first, ports) = if PEER > LOCAL {
+        (LOCAL, pair(local_port, peer_port))
+    } else {
+        (PEER, pair(peer_port, local_port))
+    };
+    if start + first + 4 > ctx.data_end() {
         return None;
     }
     // SAFETY: within the packet, checked just above; the targets that these
-    // programs are built for store unaligned words. `Flow` is aligned to four.
+    // programs are built for load and store unaligned words. `Flow` begins with the
+    // address.
     unsafe {
-        let address = addr_of!(flow.peer).cast::<u32>();
-        let mut word = 0;
-        while word < LEN / 4 {
-            let value = address.add(4 - LEN / 4 + word).read();
-            *((start + ADDRESS + word * 4) as *mut u32) = value;
-            word += 1;
+        let address = addr_of!(flow.peer);
+        if LEN == 4 {
+            let address = address.cast::<u32>().add(3).read();
+            *((start + ADDRESS) as *mut u32) = address;
+        } else {
+            let address = address.cast::<u64>();
+            *((start + ADDRESS) as *mut u64) = address.read();
+            *((start + ADDRESS + 8) as *mut u64) = address.add(1).read();
         }
-        *((start + PEER) as *mut u16) = peer_port;
-        *((start + LOCAL) as *mut u16) = local_port;
+        *((start + first) as *mut u32) = ports;
     }
     Some(())
+}
+
+/// Two ports in wire order as they lie in a packet.
+#[inline(always)]
+const fn pair(first: u16, second: u16) -> u32 {
+    let ([a, b], [c, d]) = (first.to_ne_bytes(), second.to_ne_bytes());
+    u32::from_ne_bytes([a, b, c, d])
 }
 
 /// Makes both entries of a set of the flow cache stale.

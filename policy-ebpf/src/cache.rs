@@ -9,7 +9,8 @@ use policy_common::abi::Direction;
 use policy_common::abi::endpoint::Endpoint;
 use policy_common::abi::maps::FLOW_SETS;
 use policy_common::flow_cache::FlowKey;
-use policy_common::packet::{Frame, Packet, words4};
+use policy_common::packet::Packet;
+use policy_common::verdict::gate::is_of_endpoint;
 
 use crate::memory::{FrameMemory, Memory, SENDER_ASKED};
 use crate::{clock, maps};
@@ -17,43 +18,48 @@ use crate::{clock, maps};
 #[inline(always)]
 fn flow_key(packet: &Packet, how: u32, slot: u32, generation: u32) -> FlowKey {
     let direction = Direction::from_index(how & 1);
+    // Two loads: one that spans what was written in two pieces waits until both are in
+    // the cache, which takes as long as everything else here.
+    // SAFETY: a reference is readable.
+    let (src_port, dst_port) = unsafe {
+        (
+            addr_of!(packet.src_port).read_volatile(),
+            addr_of!(packet.dst_port).read_volatile(),
+        )
+    };
+    let packet = &Packet {
+        src_port,
+        dst_port,
+        ..*packet
+    };
     FlowKey::new(packet, direction, how >> 1 & 1 != 0, slot, generation)
 }
 
 /// Whether a packet's own end is the address of the endpoint in a slot: of others
 /// nothing is in the cache.
 #[inline(always)]
-fn may_hold(packet: &Packet, how: u32, slot: u32) -> bool {
-    let own = match Direction::from_index(how & 1) {
-        Direction::Ingress => packet.dst,
-        Direction::Egress => packet.src,
-    };
+pub(crate) fn may_hold(packet: &Packet, how: u32, slot: u32) -> bool {
     // A slot that nobody uses has addresses that are nobody's.
     let Some(endpoint) = maps::ENDPOINTS.get_ptr(slot) else {
         return false;
     };
     let endpoint: *const Endpoint = endpoint;
-    // SAFETY: array elements stay, and addresses while the slot is in use; each is
-    // loaded in aligned words.
-    unsafe {
-        if packet.is_v4() {
-            let address = addr_of!((*endpoint).addr4).cast::<u32>().read_volatile();
-            own == words4(address.to_ne_bytes())
-        } else {
+    // SAFETY: array elements stay, and addresses while the slot is in use; loaded in one
+    // aligned word.
+    let addr4 = || unsafe { addr_of!((*endpoint).addr4).cast::<u32>().read_volatile() };
+    let addr6 = || {
+        // SAFETY: likewise, in two.
+        unsafe {
             let address = addr_of!((*endpoint).addr6).cast::<u64>();
-            own == [address.read_volatile(), address.add(1).read_volatile()]
+            [address.read_volatile(), address.add(1).read_volatile()]
         }
-    }
+    };
+    is_of_endpoint(Direction::from_index(how & 1), packet, addr4, addr6)
 }
 
-/// The state with which a flow passed a moment ago, if it did.
+/// The state with which a flow that the cache [`may_hold`] passed a moment ago, if it did.
 #[inline(always)]
-pub(crate) fn recalled(memory: *mut Frame, how: u32, slot: u32, generation: u32) -> Option<u32> {
-    // SAFETY: the one caller passes its own frame.
-    let packet = unsafe { &(*memory).packet };
-    if !may_hold(packet, how, slot) {
-        return None;
-    }
+pub(crate) fn recalled(packet: &Packet, how: u32, slot: u32, generation: u32) -> Option<u32> {
     let key = flow_key(packet, how, slot, generation);
     let index = key.set_index();
     let set = maps::FLOWS.get_ptr_mut(index & (FLOW_SETS as u32 - 1))?;

@@ -1,8 +1,8 @@
 //! The path of a packet from or to a pod: parser, endpoint, flow cache, what `sort`
 //! lets through or drops, what follows another's verdict, and the decision.
 
-use core::mem::offset_of;
-use core::ptr::addr_of;
+use core::mem::{MaybeUninit, offset_of};
+use core::ptr::{addr_of, addr_of_mut};
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
@@ -11,9 +11,10 @@ use policy_common::abi::endpoint::PolicyWord;
 use policy_common::abi::event::DropReason;
 use policy_common::abi::{Direction, mark, stats};
 use policy_common::fragment::Place;
-use policy_common::packet::{Class, Frame, parse, parse_into};
+use policy_common::packet::{Class, Frame, Kind, parse, plain};
+use policy_common::verdict::gate::hands_over;
 use policy_common::verdict::service::key_of;
-use policy_common::verdict::{Peer, Scene, Service, ask_service, decide};
+use policy_common::verdict::{Middle, Peer, Scene, Service, ask_service, decide, established};
 
 use crate::answer::{ASK_SERVICE, JUDGE, NOBODY, PASS, REMEMBER, STATE_SHIFT, direction};
 use crate::memory::{FrameMemory, Memory, SENDER_ASKED, SOURCE_KNOWN};
@@ -28,7 +29,7 @@ use crate::{cache, closed, emit, follow, sender};
 
 /// Whether the packet passes.
 ///
-/// Parser and flow cache are here; everything else is in functions of its own,
+/// Plain frames and the flow cache are here; everything else is in functions of its own,
 /// called one after the other, because all together would not fit a BPF stack.
 #[inline(always)]
 pub(crate) fn passes<const EGRESS: bool>(ctx: &TcContext) -> bool {
@@ -39,38 +40,48 @@ pub(crate) fn passes<const EGRESS: bool>(ctx: &TcContext) -> bool {
     }
     let direction = direction::<EGRESS>();
     let mut skb = Skb::new(ctx);
-    let mut memory = Memory::EMPTY;
-    let memory: *mut Memory = skb::opaque(&raw mut memory);
-    // SAFETY: `opaque` gave back the address of the memory above.
-    let frame = unsafe { &mut (*memory).frame };
-    parse_into(&skb, frame);
-    if frame.class == Class::Bad(DropReason::Truncated) && skb.pull(ctx) {
-        // Headers beyond the linear part: rare.
-        pa_parse_again(ctx.skb.skb, memory.cast());
-    }
+    let mut memory = MaybeUninit::<Memory>::uninit();
+    let memory: *mut Memory = skb::opaque(memory.as_mut_ptr());
+    // SAFETY: `opaque` gave back the address of the memory above. All of it is written
+    // here before anything is read.
+    let frame = unsafe {
+        addr_of_mut!((*memory).source).write(0);
+        let frame = addr_of_mut!((*memory).frame);
+        if plain::parse(&skb, |plain| frame.write(plain)).is_none() {
+            // The verifiers of older kernels let no function see memory that was never
+            // written.
+            frame.write(Frame::EMPTY);
+            pa_parse(ctx.skb.skb, memory.cast());
+            if (*frame).class == Class::Bad(DropReason::Truncated) && skb.pull(ctx) {
+                // Headers beyond the linear part: rare.
+                pa_parse(ctx.skb.skb, memory.cast());
+            }
+        }
+        &*frame
+    };
     let ifindex = skb.ifindex();
     let slot = slot_of(ifindex);
     // What is read from context and settings is read anew where it is needed
     // once more: keeping it would take stack that the functions below need.
     let word = word_of(slot);
+    let known = word.0 != 0 && frame.class == Class::Ip;
+    let how_now = how(direction, is_local_origin::<EGRESS>(&skb), mark::NONE);
+    let own = known && cache::may_hold(&frame.packet, how_now, slot);
     // The first fragment of a datagram is one that others follow; of what is marked
     // undecided the sender is asked about every packet.
-    if word.0 != 0
-        && frame.class == Class::Ip
+    if own
         && frame.packet.kind.is_cacheable()
         && frame.packet.is_whole()
         && (EGRESS || mark_state(&skb) != mark::UNDECIDED)
+        && let Some(state) = cache::recalled(&frame.packet, how_now, slot, word.generation())
+        && setting(offset_of!(Config, flags)) & FLAG_ENFORCE_OFF == 0
     {
-        let how = how(direction, is_local_origin::<EGRESS>(&skb), mark::NONE);
-        if let Some(state) = cache::recalled(memory.cast(), how, slot, word.generation())
-            && setting(offset_of!(Config, flags)) & FLAG_ENFORCE_OFF == 0
-        {
-            if EGRESS {
-                set_mark(&skb, state, slot);
-            }
-            return true;
+        if EGRESS {
+            set_mark(&skb, state, slot);
         }
+        return true;
     }
+    let judges = known && hands_over(direction, &frame.packet, own);
     let memory: *mut FrameMemory = memory.cast();
     if !EGRESS {
         match sender_of(&skb, memory, slot) {
@@ -80,11 +91,20 @@ pub(crate) fn passes<const EGRESS: bool>(ctx: &TcContext) -> bool {
             _ => {}
         }
     }
-    let mut answer = if EGRESS {
+    let mut answer = if judges {
+        JUDGE
+    } else if EGRESS {
         pa_sort_from_pod(ctx.skb.skb, memory, slot, word.0)
     } else {
         pa_sort_to_pod(ctx.skb.skb, memory, slot, word.0)
     };
+    if judges && frame_kind(memory) == Kind::TcpData {
+        answer = if EGRESS {
+            pa_established_out(memory, slot, word.0)
+        } else {
+            pa_established_in(ctx.skb.skb, memory, slot, word.0)
+        };
+    }
     if answer & JUDGE != 0 {
         answer = follows::<EGRESS>(ctx.skb.skb, memory, slot);
         if answer & PASS == 0 {
@@ -120,7 +140,11 @@ fn how(direction: Direction, local_origin: bool, state: u32) -> u32 {
 
 #[inline(always)]
 fn mark_state(skb: &Skb) -> u32 {
-    mark::state(skb.mark(), setting(offset_of!(Config, mark_shift)))
+    match skb.mark() {
+        // Most: wherever our bits are, they are zero.
+        0 => mark::NONE,
+        mark => mark::state(mark, setting(offset_of!(Config, mark_shift))),
+    }
 }
 
 /// Overwrites our bits of the mark, unless the state is [`mark::NONE`].
@@ -168,12 +192,16 @@ fn is_local(memory: *mut FrameMemory) -> bool {
     local_slot_in(source) != 0
 }
 
+#[inline(always)]
+fn frame_kind(memory: *const FrameMemory) -> Kind {
+    // SAFETY: the one caller passes its own `Frame`.
+    unsafe { (*memory.cast::<Frame>()).packet.kind }
+}
+
 /// What follows another's verdict: [`PASS`] with the state for the mark, or 0.
 #[inline(always)]
 fn follows<const EGRESS: bool>(skb: *mut __sk_buff, memory: *const FrameMemory, slot: u32) -> u64 {
-    // SAFETY: the one caller passes its own `Frame`.
-    let kind = unsafe { (*memory.cast::<Frame>()).packet.kind };
-    if !follow::may_follow(kind) {
+    if !follow::may_follow(frame_kind(memory)) {
         return 0;
     }
     let place = follow::at(place::<EGRESS>(), mark::NONE);
@@ -248,12 +276,11 @@ fn judged<const EGRESS: bool>(
 /// How often the word may change while one packet is judged.
 const TRIES: u32 = 3;
 
-/// Parses once more, after more of the packet was made readable. A global
-/// function, as all that follow: verified once, each by itself, instead of once
-/// for every way in which a packet comes there.
+/// Parses what is not plain. A global function, as all that follow: verified once,
+/// each by itself, instead of once for every way in which a packet comes there.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn pa_parse_again(skb: *mut __sk_buff, memory: *mut FrameMemory) -> u32 {
+extern "C" fn pa_parse(skb: *mut __sk_buff, memory: *mut FrameMemory) -> u32 {
     if memory.is_null() {
         return 0;
     }
@@ -261,6 +288,82 @@ extern "C" fn pa_parse_again(skb: *mut __sk_buff, memory: *mut FrameMemory) -> u
     // SAFETY: the caller passes its own `Frame`.
     unsafe { memory.cast::<Frame>().write(parsed) }
     1
+}
+
+/// [`established`] for what the pod sends. (Without the context, which it does not need:
+/// the compiler would pass anything, and the verifier not.)
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pa_established_out(memory: *const FrameMemory, slot: u32, word: u64) -> u64 {
+    in_the_middle::<true>(|_| false, memory, slot, PolicyWord(word))
+}
+
+/// [`established`] for what the pod receives.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pa_established_in(
+    skb: *mut __sk_buff,
+    memory: *const FrameMemory,
+    slot: u32,
+    word: u64,
+) -> u64 {
+    let skb = Skb::new(&TcContext::new(skb));
+    let exempt = |shift| is_exempt(&skb, shift, slot);
+    in_the_middle::<false>(exempt, memory, slot, PolicyWord(word))
+}
+
+/// What a connection's record says of a packet by itself: [`PASS`] with the state for the
+/// mark, or [`JUDGE`]. `exempt`: whether policy may have nothing to say of it; it is given
+/// the mark's shift.
+#[inline(always)]
+fn in_the_middle<const EGRESS: bool>(
+    exempt: impl FnOnce(u32) -> bool,
+    memory: *const FrameMemory,
+    slot: u32,
+    word: PolicyWord,
+) -> u64 {
+    if memory.is_null() {
+        return JUDGE;
+    }
+    // SAFETY: the one caller passes its own `Frame`.
+    let packet = unsafe { &(*memory.cast::<Frame>()).packet };
+    let (flags, shift) = head();
+    if flags & FLAG_ENFORCE_OFF != 0 || exempt(shift) {
+        return JUDGE;
+    }
+    let Some(endpoint) = endpoint(slot) else {
+        return JUDGE;
+    };
+    // SAFETY: array elements stay; one aligned load. Of an endpoint that has the slot
+    // since the word was read, no record has the word's generation.
+    let number = unsafe { addr_of!((*endpoint).number).read_volatile() };
+    let direction = direction::<EGRESS>();
+    let records = Connections::<true> { direction };
+    match established(&Tables, &records, word, number, direction, packet) {
+        Middle::Passes => {}
+        Middle::Unknown | Middle::Ask => return JUDGE,
+    }
+    emit::count(stats::index(direction, stats::PASSED));
+    let isolated = word.policy(Direction::Egress) != PolicyWord::NOT_ISOLATED;
+    let state = if EGRESS && isolated {
+        mark::DECIDED
+    } else {
+        mark::NONE
+    };
+    PASS | REMEMBER | u64::from(state) << STATE_SHIFT | u64::from(word.generation()) << 32
+}
+
+/// Whether policy may have nothing to say of a packet to the pod in a slot: the node sent
+/// it, or that pod itself.
+#[inline(always)]
+fn is_exempt(skb: &Skb, shift: u32, slot: u32) -> bool {
+    skb.ingress_ifindex() == 0 || is_hairpin(skb, shift, slot)
+}
+
+/// Whether a packet to the pod in a slot comes back to who sent it.
+#[inline(always)]
+fn is_hairpin(skb: &Skb, shift: u32, slot: u32) -> bool {
+    skb.ingress_ifindex() == skb.ifindex() || skb::is_marked_by(skb.mark(), shift, slot)
 }
 
 /// [`judge`] for what the pod sends.
@@ -361,16 +464,13 @@ fn judge<const EGRESS: bool>(
         PolicyWord(0)
     };
     let off = word.0 == 0;
-    let ifindex = skb.ifindex();
-    let ingress_ifindex = skb.ingress_ifindex();
     let scene = Scene {
         slot,
         endpoint: number,
         word,
         direction,
-        local_origin: !EGRESS && ingress_ifindex == 0,
-        hairpin: !EGRESS
-            && (ingress_ifindex == ifindex || skb::is_marked_by(skb.mark(), shift, slot)),
+        local_origin: is_local_origin::<EGRESS>(&skb),
+        hairpin: !EGRESS && is_hairpin(&skb, shift, slot),
         off,
         service,
         peer,

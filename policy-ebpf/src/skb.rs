@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::programs::TcContext;
 use policy_common::abi::mark;
 use policy_common::packet::PacketBytes;
-use policy_common::packet::bytes::MAX_OFFSET;
+use policy_common::packet::bytes::{Beginning, Head, MAX_OFFSET};
 use policy_common::packet::ip;
 
 /// A packet on a tc hook.
@@ -38,8 +38,10 @@ impl Skb {
     /// Interface by which the packet came in; 0: none, the node made it.
     #[inline(always)]
     pub(crate) fn ingress_ifindex(&self) -> u32 {
+        // The verifier takes no field's address that was worked out once for two reads.
+        let skb = opaque(self.skb);
         // SAFETY: as in `ifindex`.
-        unsafe { (*self.skb).ingress_ifindex }
+        unsafe { (*skb).ingress_ifindex }
     }
 
     /// The context, for a function of its own.
@@ -185,6 +187,33 @@ impl PacketBytes for Skb {
     fn len(&self) -> usize {
         // SAFETY: as in `ifindex`.
         unsafe { (*self.skb).len as usize }
+    }
+}
+
+impl Beginning for Skb {
+    type Head<const N: usize> = SkbHead<N>;
+
+    #[inline(always)]
+    fn head<const N: usize>(&self) -> Option<SkbHead<N>> {
+        if self.data + N > self.data_end {
+            return None;
+        }
+        Some(SkbHead { start: self.data })
+    }
+}
+
+/// The first bytes of a packet, which are in its linear part: [`Skb::head`] makes none
+/// else. Good until [`Skb::pull`], after which the verifier lets nobody read them.
+pub(crate) struct SkbHead<const N: usize> {
+    start: usize,
+}
+
+impl<const N: usize> Head<N> for SkbHead<N> {
+    #[inline(always)]
+    fn at<const O: usize, const L: usize>(&self) -> [u8; L] {
+        const { assert!(O + L <= N) };
+        // SAFETY: within the first `N` bytes, which are there.
+        unsafe { read::<L>(self.start + O) }
     }
 }
 

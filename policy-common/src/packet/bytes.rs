@@ -26,6 +26,22 @@ pub trait PacketBytes: Sized {
     }
 }
 
+/// Bytes whose beginning can be read as it lies there.
+pub trait Beginning: PacketBytes {
+    /// The first `N` bytes.
+    type Head<const N: usize>: Head<N>;
+
+    /// The first `N` bytes, where they can be read without another look at the length;
+    /// `None`: they cannot, which says nothing about how long the packet is.
+    fn head<const N: usize>(&self) -> Option<Self::Head<N>>;
+}
+
+/// The first `N` bytes of a packet.
+pub trait Head<const N: usize> {
+    /// `L` bytes from offset `O` on, all of them among the `N`: else it does not compile.
+    fn at<const O: usize, const L: usize>(&self) -> [u8; L];
+}
+
 /// The largest offset that the parser asks for, bytes.
 pub const MAX_OFFSET: usize = 0x3ff;
 
@@ -36,5 +52,22 @@ impl PacketBytes for &[u8] {
 
     fn len(&self) -> usize {
         <[u8]>::len(self)
+    }
+}
+
+impl Beginning for &[u8] {
+    type Head<const N: usize> = [u8; N];
+
+    fn head<const N: usize>(&self) -> Option<[u8; N]> {
+        self.first_chunk().copied()
+    }
+}
+
+impl<const N: usize> Head<N> for [u8; N] {
+    fn at<const O: usize, const L: usize>(&self) -> [u8; L] {
+        const { assert!(O + L <= N) };
+        let mut bytes = [0; L];
+        bytes.copy_from_slice(&self[O..O + L]);
+        bytes
     }
 }

@@ -6,6 +6,7 @@
 //! the packet is for the caller, who knows if the pod is isolated.
 //!
 //! - [`bytes`]: where bytes come from.
+//! - [`plain`]: the frames that most are, in one go.
 //! - [`link`]: Ethernet, VLAN tags, ARP.
 //! - [`ip`]: IPv4 with options, IPv6 with extension headers.
 //! - [`fragment`]: which part of a datagram it is.
@@ -16,6 +17,7 @@ pub mod bytes;
 pub mod fragment;
 pub mod ip;
 pub mod link;
+pub mod plain;
 pub mod quote;
 pub mod transport;
 
@@ -212,8 +214,12 @@ pub struct Frame {
     pub packet: Packet,
     /// What it is.
     pub class: Class,
+    /// Zero; in three pieces, each of which is written at once.
+    pub pad: u8,
     /// Zero.
-    pub pad: [u8; 7],
+    pub pad_2: u16,
+    /// Zero.
+    pub pad_4: u32,
 }
 
 impl Frame {
@@ -221,7 +227,9 @@ impl Frame {
     pub const EMPTY: Self = Self {
         packet: Packet::EMPTY,
         class: Class::Other,
-        pad: [0; 7],
+        pad: 0,
+        pad_2: 0,
+        pad_4: 0,
     };
 }
 
@@ -229,17 +237,11 @@ impl Frame {
 #[inline(always)]
 pub fn parse<B: PacketBytes>(bytes: &B) -> Frame {
     let mut frame = Frame::EMPTY;
-    parse_into(bytes, &mut frame);
-    frame
-}
-
-/// [`parse`] into an [`Frame::EMPTY`] of the caller's.
-#[inline(always)]
-pub fn parse_into<B: PacketBytes>(bytes: &B, frame: &mut Frame) {
     frame.class = match classify(bytes, &mut frame.packet) {
         Ok(class) => class,
         Err(reason) => Class::Bad(reason),
     };
+    frame
 }
 
 /// Parses a packet that starts with its network header, which this EtherType

@@ -4,12 +4,14 @@
 //! - [`lengths`]: length fields, padding, cuts, noise.
 //! - [`extensions`]: IPv6 extension headers.
 //! - `parts`: fragments.
+//! - [`plains`]: what is read in one go.
 //! - [`quotes`]: what ICMP errors quote.
 
 pub(crate) mod build;
 mod extensions;
 mod lengths;
 mod parts;
+mod plains;
 mod quotes;
 
 use std::vec;
@@ -34,8 +36,17 @@ impl PacketBytes for Promised<'_> {
     }
 }
 
+/// What is plain is so in whichever way it is read.
 fn parsed(frame: &[u8]) -> Frame {
-    parse(&Promised(frame))
+    let parsed = parse(&Promised(frame));
+    plain::parse(&frame, |plain| {
+        assert_eq!(plain, parsed, "{frame:02x?}");
+    });
+    parsed
+}
+
+fn is_plain(frame: &[u8]) -> bool {
+    plain::parse(&frame, |_| {}).is_some()
 }
 
 /// The packet in a frame that is IP.

@@ -115,8 +115,11 @@ fn set_echo(packet: &mut Packet, identifier: u16) {
 }
 
 #[inline(always)]
-fn tcp_kind(flags: u8) -> Kind {
-    if flags & tcp::RST != 0 {
+pub(super) const fn tcp_kind(flags: u8) -> Kind {
+    if flags & (tcp::RST | tcp::SYN | tcp::FIN) == 0 {
+        // Most: one test.
+        Kind::TcpData
+    } else if flags & tcp::RST != 0 {
         Kind::TcpReset
     } else if flags & tcp::SYN != 0 {
         if flags & tcp::ACK != 0 {
@@ -124,10 +127,8 @@ fn tcp_kind(flags: u8) -> Kind {
         } else {
             Kind::TcpSyn
         }
-    } else if flags & tcp::FIN != 0 {
-        Kind::TcpFin
     } else {
-        Kind::TcpData
+        Kind::TcpFin
     }
 }
 

@@ -233,10 +233,7 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
     let direction = scene.direction;
     let word = if scene.off { PolicyWord(0) } else { scene.word };
     let own_policy = word.policy(direction);
-    let (peer_address, peer_port, local_port) = match direction {
-        Direction::Ingress => (packet.src, packet.src_port, packet.dst_port),
-        Direction::Egress => (packet.dst, packet.dst_port, packet.src_port),
-    };
+    let (peer_address, peer_port, local_port) = ends_of(direction, packet);
     let peer = match scene.peer {
         Some(peer) => peer,
         None => tables.peer(packet.family, peer_address),
@@ -273,15 +270,7 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
             };
         }
     }
-    let key = CtKey {
-        peer: bytes16(peer_address),
-        endpoint: scene.endpoint,
-        local_port,
-        peer_port,
-        protocol: packet.protocol,
-        family: packet.family,
-        pad: [0; 2],
-    };
+    let key = key_of(scene.endpoint, direction, packet);
     let isolated = word.policy(Direction::Ingress) != PolicyWord::NOT_ISOLATED
         || word.policy(Direction::Egress) != PolicyWord::NOT_ISOLATED;
     let (record, entry, now_ns) = records.look_up(scene.slot, &key, isolated);
@@ -382,6 +371,30 @@ pub fn decide<T: PolicyTables + Identities, R: Records>(
         cacheable: outcome.is_cacheable() && !scene.off,
         undecided: outcome.is_undecided(),
         ask_service: false,
+    }
+}
+
+/// Address and port of the peer, and the endpoint's port.
+#[inline(always)]
+const fn ends_of(direction: Direction, packet: &Packet) -> (Words, u16, u16) {
+    match direction {
+        Direction::Ingress => (packet.src, packet.src_port, packet.dst_port),
+        Direction::Egress => (packet.dst, packet.dst_port, packet.src_port),
+    }
+}
+
+/// The key of the record of a packet that goes this way from or to an endpoint.
+#[inline(always)]
+pub(super) fn key_of(endpoint: u32, direction: Direction, packet: &Packet) -> CtKey {
+    let (peer, peer_port, local_port) = ends_of(direction, packet);
+    CtKey {
+        peer: bytes16(peer),
+        endpoint,
+        local_port,
+        peer_port,
+        protocol: packet.protocol,
+        family: packet.family,
+        pad: [0; 2],
     }
 }
 

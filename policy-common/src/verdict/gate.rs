@@ -80,6 +80,41 @@ pub fn gate<'a, B: PacketBytes>(
     }
 }
 
+/// Whether a packet's own end is an endpoint's address. `addr4` and `addr6`: the
+/// endpoint's, as they lie in memory in wire order; zero is no address.
+#[inline(always)]
+pub fn is_of_endpoint(
+    direction: Direction,
+    packet: &Packet,
+    addr4: impl FnOnce() -> u32,
+    addr6: impl FnOnce() -> Words,
+) -> bool {
+    let own = match direction {
+        Direction::Ingress => packet.dst,
+        Direction::Egress => packet.src,
+    };
+    if packet.is_v4() {
+        let address = addr4();
+        address != 0 && own == words4(address.to_ne_bytes())
+    } else {
+        own != [0, 0] && own == addr6()
+    }
+}
+
+/// Whether [`gate`] is certain to hand a packet over: TCP, and UDP that is not DHCP's, to
+/// a pod or from its own address (`own`: [`is_of_endpoint`]). False says nothing.
+#[inline(always)]
+pub fn hands_over(direction: Direction, packet: &Packet, own: bool) -> bool {
+    let common = match packet.kind {
+        Kind::TcpSyn | Kind::TcpSynAck | Kind::TcpFin | Kind::TcpReset | Kind::TcpData => true,
+        Kind::Datagram => {
+            packet.protocol == protocol::UDP && !matches!(packet.src_port, 67 | 68 | 546 | 547)
+        }
+        _ => false,
+    };
+    common && (own || direction == Direction::Ingress)
+}
+
 #[inline(always)]
 fn unless_isolated<'a>(pod: &Pod<'_>, direction: Direction, reason: DropReason) -> Gate<'a> {
     if pod.word.policy(direction) == PolicyWord::NOT_ISOLATED {

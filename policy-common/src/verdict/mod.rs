@@ -4,6 +4,7 @@
 //! - [`mod@closed`]: to which addresses nobody may send yet.
 //! - [`mod@judge`]: what a policy says to an identity, protocol and port.
 //! - [`mod@decide`]: policy and connection records together.
+//! - [`mod@established`]: what a connection's record says by itself.
 //! - [`mod@outcome`]: what both make of the packet, and the packet of its record.
 //! - [`mod@service`]: what a policy says of a Service.
 //! - [`mod@sender`]: what the sender's policy says of a packet's real destination.
@@ -11,6 +12,7 @@
 
 pub mod closed;
 pub mod decide;
+pub mod established;
 pub mod gate;
 pub mod judge;
 pub mod outcome;
@@ -19,6 +21,7 @@ pub mod sender;
 pub mod service;
 
 pub use decide::{Identities, Peer, Records, Scene, Table, Verdict, decide, find_live, settle};
+pub use established::{Middle, established};
 pub use gate::{Gate, gate};
 pub use judge::{Judgement, PolicyTables, judge};
 pub use outcome::{Facts, Outcome, conclude};

@@ -14,9 +14,10 @@ use policy_common::abi::{family, protocol};
 use policy_common::packet::bytes::MAX_OFFSET;
 use policy_common::packet::quote::{is_about_a_flow, parse_quote};
 use policy_common::packet::{
-    Class, Frame, Kind, Packet, PacketBytes, bytes4, bytes16, parse, parse_network_into,
+    Class, Frame, Kind, Packet, PacketBytes, bytes4, bytes16, parse, parse_network_into, plain,
+    words6,
 };
-use policy_common::verdict::gate::Pod;
+use policy_common::verdict::gate::{Pod, hands_over, is_of_endpoint};
 use policy_common::verdict::{Gate, Owner, Scene, Service, decide, gate, is_related};
 
 use super::input::Input;
@@ -62,17 +63,30 @@ impl Try<'_> {
     fn fate(&self, bytes: &[u8]) -> (Frame, Fate) {
         let bytes = Promised(bytes);
         let frame = parse(&bytes);
+        plain::parse(&bytes.0, |plain| assert_eq!(plain, frame));
         let pod = Pod {
             word: self.world.word(),
             endpoint: &self.endpoint,
         };
-        let fate = match gate(&pod, self.direction, &frame, &bytes) {
+        let gate = gate(&pod, self.direction, &frame, &bytes);
+        if self.hands_over(&frame) {
+            assert_eq!(gate, Gate::Judge(&frame.packet), "handed over at once");
+        }
+        let fate = match gate {
             Gate::Pass => Fate::Unasked,
             Gate::Drop(_) => Fate::Dropped,
             Gate::Judge(packet) if self.judge(packet, &bytes) => Fate::Allowed,
             Gate::Judge(_) => Fate::Dropped,
         };
         (frame, fate)
+    }
+
+    /// Whether the programs do not ask the gate at all.
+    fn hands_over(&self, frame: &Frame) -> bool {
+        let addr4 = || u32::from_ne_bytes(self.endpoint.addr4);
+        let addr6 = || words6(self.endpoint.addr6);
+        let own = is_of_endpoint(self.direction, &frame.packet, addr4, addr6);
+        frame.class == Class::Ip && hands_over(self.direction, &frame.packet, own)
     }
 
     fn judge(&self, packet: &Packet, bytes: &Promised<'_>) -> bool {

@@ -95,7 +95,7 @@ fn socket(host: &Host, family: Family, port: u16) -> Result<UdpSocket> {
 fn ensure_judged_by_port(
     bed: &Bed,
     family: Family,
-    disguise: impl Fn(IpPacket) -> IpPacket,
+    disguise: impl Fn(IpPacket) -> Vec<u8>,
 ) -> Result<()> {
     for (host, denied_arrives) in [(&bed.open, true), (&bed.closed, false)] {
         let (allowed, denied) = (
@@ -104,7 +104,7 @@ fn ensure_judged_by_port(
         );
         let packets = [(DENIED_PORT, b"denied"), (PORT, b"passes")].map(|(port, payload)| {
             let datagram = bed.datagram(host, family, port, payload)?;
-            Ok(disguise(datagram).build())
+            Ok(disguise(datagram))
         });
         let packets = packets.into_iter().collect::<Result<Vec<_>>>()?;
         let to = host.address(family)?;
@@ -136,7 +136,7 @@ fn options_of_ipv4_hide_no_port_from_policy() -> Result<()> {
             &other(DENIED_PORT),
             &[other(PORT); 10].concat(),
         ] {
-            ensure_judged_by_port(bed, Family::V4, |packet| packet.options(options))
+            ensure_judged_by_port(bed, Family::V4, |packet| packet.options(options).build())
                 .with_context(|| format!("{options:?}"))?;
         }
         Ok(())
@@ -167,12 +167,39 @@ fn extension_headers_of_ipv6_hide_no_port_from_policy() -> Result<()> {
         for headers in all {
             let disguise = |packet: IpPacket| {
                 let headers = headers.iter();
-                headers.fold(packet, |packet, (kind, content)| {
+                let packet = headers.fold(packet, |packet, (kind, content)| {
                     packet.extension(*kind, content)
-                })
+                });
+                packet.build()
             };
             ensure_judged_by_port(bed, Family::V6, disguise)
                 .with_context(|| format!("{headers:?}"))?;
+        }
+        Ok(())
+    })
+}
+
+/// Of a frame longer than a page a packet socket puts no more than the Ethernet header
+/// where a program reads at once (`packet_alloc_skb`, `net/packet/af_packet.c`).
+#[test]
+fn headers_that_a_program_does_not_see_at_once_hide_no_port_from_policy() -> Result<()> {
+    const PAGE: usize = 4_096;
+    both_wirings(|bed| {
+        let lab = &bed.node.lab;
+        for host in [&bed.sender, &bed.open, &bed.closed] {
+            let inside = format!("link set {} mtu 9000", host.interface());
+            lab.ip(host, &[&inside])?;
+            let of_node = host.node_interface().context("a pod's other end")?;
+            lab.ip(lab.node(), &[&format!("link set {of_node} mtu 9000")])?;
+        }
+        for family in Family::BOTH {
+            // Behind the end of the packet: padding.
+            let padded = |packet: IpPacket| {
+                let mut bytes = packet.build();
+                bytes.resize(bytes.len() + PAGE, 0);
+                bytes
+            };
+            ensure_judged_by_port(bed, family, padded).with_context(|| format!("{family:?}"))?;
         }
         Ok(())
     })

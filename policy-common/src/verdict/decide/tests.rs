@@ -5,6 +5,7 @@
 //! - [`replies`]: what a connection lets through, and what it never does.
 //! - [`revocation`]: what a change cuts, what it spares, and no revival.
 //! - [`exemptions`]: the node, the pod itself, the emergency switch, fragments.
+//! - [`middle`]: what a record says by itself.
 //! - [`related`]: ICMP errors, by the packet that they quote.
 //! - [`services`]: what is left open for those who see the real destination.
 //! - [`records`]: where records are, when they end, and what may be cached.
@@ -13,6 +14,7 @@
 
 mod clock;
 mod exemptions;
+mod middle;
 mod model;
 mod records;
 mod related;

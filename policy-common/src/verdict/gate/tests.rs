@@ -46,7 +46,16 @@ const ROUTER: Answer = Answer::Drop(DropReason::RouterAdvertisement);
 
 fn ask(word: PolicyWord, endpoint: &Endpoint, direction: Direction, bytes: &[u8]) -> Answer {
     let frame = parse(&bytes);
-    match gate(&Pod { word, endpoint }, direction, &frame, &bytes) {
+    let gate = gate(&Pod { word, endpoint }, direction, &frame, &bytes);
+    if frame.class == Class::Ip {
+        let addr4 = || u32::from_ne_bytes(endpoint.addr4);
+        let addr6 = || words6(endpoint.addr6);
+        let own = is_of_endpoint(direction, &frame.packet, addr4, addr6);
+        if hands_over(direction, &frame.packet, own) {
+            assert_eq!(gate, Gate::Judge(&frame.packet), "handed over at once");
+        }
+    }
+    match gate {
         Gate::Judge(packet) => {
             assert_eq!(*packet, frame.packet, "judged as what it is");
             Judge
@@ -239,6 +248,7 @@ fn dhcp_passes_within_the_link_only() {
     }
     for dst in [ALL_DHCP, OTHER_LINK_LOCAL] {
         assert_eq!(from(&endpoint(), &ip6(LINK_LOCAL, dst, 1, &ask6)), Pass);
+        assert_eq!(from(&endpoint(), &ip6(POD6, dst, 1, &ask6)), Pass);
     }
     // To a server by its own address, it is traffic like any other.
     assert_eq!(from(&endpoint(), &ip4(POD4, SRC4, &ask4)), Judge);
@@ -481,4 +491,41 @@ fn listener_messages_from_a_pod_are_short_reports_to_multicast() {
         );
     }
     assert_eq!(send(130, ALL_NODES, 24), Judge, "a query is a router's");
+}
+
+#[test]
+fn packets_of_the_pods_own_are_handed_over_at_once_and_no_others() {
+    let ends = |frame: &[u8], endpoint: &Endpoint, direction| {
+        let packet = parse(&frame).packet;
+        let addr4 = || u32::from_ne_bytes(endpoint.addr4);
+        let own = is_of_endpoint(direction, &packet, addr4, || words6(endpoint.addr6));
+        hands_over(direction, &packet, own)
+    };
+    let nowhere = Endpoint {
+        addr4: [0; 4],
+        addr6: [0; 16],
+        ..endpoint()
+    };
+    for upper in [tcp(7, 9, SYN), tcp(7, 9, ACK), udp(53, 53, 20)] {
+        let own = [ip4(POD4, DST4, &upper), ip6(POD6, DST6, 64, &upper)];
+        let others = [ip4(SRC4, DST4, &upper), ip6(SRC6, DST6, 64, &upper)];
+        let zeros = [ip4([0; 4], DST4, &upper), ip6([0; 16], DST6, 64, &upper)];
+        for frame in &own {
+            assert!(ends(frame, &endpoint(), Direction::Egress));
+            assert!(!ends(frame, &nowhere, Direction::Egress));
+        }
+        for frame in others.iter().chain(&zeros) {
+            assert!(!ends(frame, &endpoint(), Direction::Egress));
+            assert!(ends(frame, &endpoint(), Direction::Ingress));
+        }
+        // Zero is nobody's address, also where an endpoint has none.
+        for frame in &zeros {
+            assert!(!ends(frame, &nowhere, Direction::Egress));
+        }
+    }
+    for upper in [udp(68, 67, 20), udp(547, 546, 20), sctp(7, 9, 1)] {
+        let frame = ip4(POD4, DST4, &upper);
+        assert!(!ends(&frame, &endpoint(), Direction::Egress));
+        assert!(!ends(&frame, &endpoint(), Direction::Ingress));
+    }
 }

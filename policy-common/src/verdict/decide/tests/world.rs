@@ -16,6 +16,7 @@ use crate::abi::{family, protocol, stats};
 use crate::conntrack;
 use crate::packet::{Kind, Packet, Words, words4, words6};
 use crate::verdict::decide::{Identities, Peer, Records, Scene, Table, Verdict, decide};
+use crate::verdict::established::{Middle, established};
 use crate::verdict::judge::{Judgement, PolicyTables, judge};
 use crate::verdict::related::{Owner, is_related};
 use crate::verdict::service::Service;
@@ -271,7 +272,30 @@ impl World {
             hairpin,
             ..self.scene(direction, Service::NONE)
         };
-        decide(self, self, &scene, &flow.packet(direction, kind))
+        let packet = flow.packet(direction, kind);
+        if local_origin || hairpin || scene.off {
+            return decide(self, self, &scene, &packet);
+        }
+        // What the record says by itself is what all questions come to.
+        let middle = self.middle(flow, direction, kind);
+        let before = (self.record(flow), self.counters.borrow().clone());
+        let verdict = decide(self, self, &scene, &packet);
+        if middle == Middle::Passes {
+            let passes = Verdict {
+                identity: verdict.identity,
+                cacheable: true,
+                ..Verdict::PASS
+            };
+            assert_eq!(verdict, passes, "{kind:?} {direction:?} of {flow:?}");
+            assert_eq!((self.record(flow), self.counters.borrow().clone()), before);
+        }
+        verdict
+    }
+
+    /// What the record of a packet's connection says by itself.
+    pub(super) fn middle(&self, flow: &Flow, direction: Direction, kind: Kind) -> Middle {
+        let packet = flow.packet(direction, kind);
+        established(self, self, self.word.get(), ENDPOINT, direction, &packet)
     }
 
     /// A packet of which this is known of its peer as a Service.
