@@ -16,6 +16,7 @@ use aya_ebpf::programs::TcContext;
 use policy_common::abi::conntrack::{CtEntry, CtKey};
 use policy_common::abi::maps::FLOW_SETS;
 
+use crate::records::at_once;
 use crate::{NEXT, maps};
 
 /// What a driver that cannot go on returns; no program of ours does.
@@ -105,7 +106,7 @@ pub(crate) fn pb_lru(_ctx: TcContext) -> i32 {
             family: 0,
             pad: [0; 2],
         };
-        TABLE.get_ptr(&key)
+        TABLE.get_ptr(&at_once(&key))
     });
     if found.is_some() { NEXT } else { STUCK }
 }

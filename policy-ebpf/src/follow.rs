@@ -93,7 +93,10 @@ pub(crate) extern "C" fn pa_follow(
     };
     if !is_related(
         &Tables,
-        &Connections::<false> { direction },
+        &Connections::<false> {
+            direction,
+            not_in_main: false,
+        },
         &owner,
         packet,
         &quoted,

@@ -10,7 +10,8 @@ use policy_common::abi::config::Config;
 use policy_common::abi::conntrack::{CT_ALL_SLOT, CtEntry, CtKey};
 use policy_common::abi::{Direction, stats};
 use policy_common::conntrack::may_confirm;
-use policy_common::verdict::{Facts, Outcome, Records, Table, conclude, find_live};
+use policy_common::packet::{Packet, words6};
+use policy_common::verdict::{Facts, Outcome, Records, Table, conclude, find_live, key_of};
 
 use crate::clock;
 use crate::emit;
@@ -24,6 +25,31 @@ fn note_open(slot: u32) {
         // SAFETY: array elements stay; one aligned store, always of the same.
         unsafe { addr_of_mut!((*count).opened).write_volatile(1) }
     }
+}
+
+/// The same key, written in the pieces in which a hash map reads it: a load that spans two
+/// stores waits for both.
+#[inline(always)]
+pub(crate) fn at_once(key: &CtKey) -> CtKey {
+    let [a, b] = key.local_port.to_ne_bytes();
+    let [c, d] = key.peer_port.to_ne_bytes();
+    let [peer_0, peer_1] = words6(key.peer);
+    let words = [
+        peer_0,
+        peer_1,
+        u64::from(key.endpoint) | u64::from(u32::from_ne_bytes([a, b, c, d])) << 32,
+    ];
+    let rest = u32::from_ne_bytes([key.protocol, key.family, key.pad[0], key.pad[1]]);
+    let key = Pieces { words, rest };
+    // SAFETY: the pieces are as long as a key, and any bytes are one.
+    unsafe { core::mem::transmute::<Pieces, CtKey>(key) }
+}
+
+/// A [`CtKey`] as a hash map reads it.
+#[repr(C, packed(4))]
+struct Pieces {
+    words: [u64; 3],
+    rest: u32,
 }
 
 /// Confirmed records in these books.
@@ -57,10 +83,17 @@ fn add_created(slot: u32) {
 pub(crate) struct Connections<const INLINE: bool> {
     /// For the counters.
     pub(crate) direction: Direction,
+    /// Somebody has just looked, and the key is not in [`Table::Main`].
+    pub(crate) not_in_main: bool,
 }
 
 impl<const INLINE: bool> Records for Connections<INLINE> {
     type Record = NonNull<CtEntry>;
+
+    #[inline(always)]
+    fn key(&self, endpoint: u32, direction: Direction, packet: &Packet) -> CtKey {
+        at_once(&key_of(endpoint, direction, packet))
+    }
 
     #[inline(always)]
     fn has_open(&self, slot: u32) -> bool {
@@ -74,6 +107,7 @@ impl<const INLINE: bool> Records for Connections<INLINE> {
     #[inline(always)]
     fn find(&self, table: Table, key: &CtKey) -> Option<NonNull<CtEntry>> {
         let record = match table {
+            Table::Main if self.not_in_main => return None,
             Table::Main => maps::CT.get_ptr_mut(key),
             Table::Pending => maps::CT_PENDING.get_ptr_mut(key),
             Table::Open => maps::CT_OPEN.get_ptr_mut(key),
@@ -197,7 +231,7 @@ impl<const INLINE: bool> Records for Connections<INLINE> {
             slot: 4,
             last_seen_ns: 5,
         };
-        let how = u32::from(isolated) << 31 | slot;
+        let how = u32::from(isolated) << 31 | u32::from(self.not_in_main) << 30 | slot;
         let found = pa_ct_look_up(key, how, &raw mut entry);
         (table_of(found), entry, found & !TABLE)
     }
@@ -246,18 +280,19 @@ const fn table_of(word: u64) -> Option<Table> {
 /// the other, are many ways to get here.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn pa_ct_look_up(key: *const CtKey, slot_and_isolated: u32, entry: *mut CtEntry) -> u64 {
+extern "C" fn pa_ct_look_up(key: *const CtKey, how: u32, entry: *mut CtEntry) -> u64 {
     if key.is_null() || entry.is_null() {
         return 0;
     }
     let records = Connections::<true> {
         direction: Direction::Ingress,
+        not_in_main: how >> 30 & 1 != 0,
     };
     // SAFETY: the caller passes its own key and entry. The key is copied, because
     // older kernels (6.1 among them) take none for a map that is behind an argument.
     let (key, entry) = unsafe { (key.read(), &mut *entry) };
-    let slot = slot_and_isolated & !(1 << 31);
-    let isolated = slot_and_isolated >> 31 != 0;
+    let slot = how & !(3 << 30);
+    let isolated = how >> 31 != 0;
     let (found, live, now_ns) = find_live(&records, slot, &key, isolated);
     *entry = live;
     now_ns & !TABLE | number_of(found)
@@ -279,6 +314,7 @@ extern "C" fn pa_ct_conclude(
     let current = (facts_and_generation & 0xffff_ffff) as u32;
     let records = Connections::<true> {
         direction: facts.direction(),
+        not_in_main: false,
     };
     // SAFETY: the caller passes its own record.
     let record = unsafe { &*record };

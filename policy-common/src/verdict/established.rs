@@ -6,7 +6,7 @@
 //! under the word in force: but for what an isolated pod sends, which is looked at once
 //! more where it leaves if it is for the node.
 
-use super::decide::{Identities, Records, Table, key_of};
+use super::decide::{Identities, Records, Table};
 use crate::abi::Direction;
 use crate::abi::conntrack::{
     CT_CONFIRMED, CT_OPENED_BY_POD, CT_REPLIED, CT_RESET, CT_UNDECIDED, CtEntry,
@@ -41,7 +41,7 @@ pub fn established<T: Identities, R: Records>(
     if !matches!(packet.kind, Kind::TcpData) {
         return Middle::Ask;
     }
-    let key = key_of(endpoint, direction, packet);
+    let key = records.key(endpoint, direction, packet);
     let Some(record) = records.find(Table::Main, &key) else {
         return Middle::Unknown;
     };

@@ -20,7 +20,9 @@ pub mod related;
 pub mod sender;
 pub mod service;
 
-pub use decide::{Identities, Peer, Records, Scene, Table, Verdict, decide, find_live, settle};
+pub use decide::{
+    Identities, Peer, Records, Scene, Table, Verdict, decide, find_live, key_of, settle,
+};
 pub use established::{Middle, established};
 pub use gate::{Gate, gate};
 pub use judge::{Judgement, PolicyTables, judge};
