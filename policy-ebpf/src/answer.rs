@@ -14,8 +14,6 @@ pub(crate) const ASK_SERVICE: u64 = 4;
 pub(crate) const NOBODY: u64 = 8;
 /// Policy is to be asked.
 pub(crate) const JUDGE: u64 = 1 << 6;
-/// With [`JUDGE`]: the main table has no record of the packet's key.
-pub(crate) const UNKNOWN: u64 = 1 << 7;
 /// Where the state for the packet's mark begins; `mark::NONE`: leave it.
 pub(crate) const STATE_SHIFT: u32 = 4;
 

@@ -93,10 +93,7 @@ pub(crate) extern "C" fn pa_follow(
     };
     if !is_related(
         &Tables,
-        &Connections::<false> {
-            direction,
-            not_in_main: false,
-        },
+        &Connections::<false> { direction },
         &owner,
         packet,
         &quoted,

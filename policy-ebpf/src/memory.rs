@@ -14,7 +14,7 @@ pub(crate) struct FrameMemory {
 pub(crate) struct Memory {
     pub(crate) frame: Frame,
     /// Who the source is, as `pa_peer` answers, with [`SOURCE_KNOWN`], if that was
-    /// asked; [`SENDER_ASKED`], [`NOT_IN_MAIN`].
+    /// asked; [`SENDER_ASKED`].
     pub(crate) source: u64,
 }
 
@@ -23,9 +23,6 @@ pub(crate) const SOURCE_KNOWN: u64 = 1 << 63;
 /// Likewise: the policy of the pod that sent it was asked, and will be about the next
 /// packet of its flow.
 pub(crate) const SENDER_ASKED: u64 = 1 << 62;
-
-/// Likewise: the main table has no record of its key.
-pub(crate) const NOT_IN_MAIN: u64 = 1 << 61;
 
 impl Memory {
     /// Nothing parsed, nothing asked.

@@ -16,8 +16,8 @@ use policy_common::verdict::gate::hands_over;
 use policy_common::verdict::service::key_of;
 use policy_common::verdict::{Middle, Peer, Scene, Service, ask_service, decide, established};
 
-use crate::answer::{ASK_SERVICE, JUDGE, NOBODY, PASS, REMEMBER, STATE_SHIFT, UNKNOWN, direction};
-use crate::memory::{FrameMemory, Memory, NOT_IN_MAIN, SENDER_ASKED, SOURCE_KNOWN};
+use crate::answer::{ASK_SERVICE, JUDGE, NOBODY, PASS, REMEMBER, STATE_SHIFT, direction};
+use crate::memory::{FrameMemory, Memory, SENDER_ASKED, SOURCE_KNOWN};
 use crate::records::Connections;
 use crate::report::report;
 use crate::settings::{head, setting};
@@ -104,10 +104,6 @@ pub(crate) fn passes<const EGRESS: bool>(ctx: &TcContext) -> bool {
         } else {
             pa_established_in(ctx.skb.skb, memory, slot, word.0)
         };
-        if answer & UNKNOWN != 0 {
-            // SAFETY: the memory above.
-            unsafe { (*memory.cast::<Memory>()).source |= NOT_IN_MAIN }
-        }
     }
     if answer & JUDGE != 0 {
         answer = follows::<EGRESS>(ctx.skb.skb, memory, slot);
@@ -272,7 +268,7 @@ fn judged<const EGRESS: bool>(
         word = word_of(slot);
         // SAFETY: the one caller passes its own `Memory`. An address belongs to the
         // word that was read before it was looked up.
-        unsafe { (*memory.cast::<Memory>()).source &= SENDER_ASKED | NOT_IN_MAIN };
+        unsafe { (*memory.cast::<Memory>()).source &= SENDER_ASKED };
         service = Service(pa_service(memory, word.0, direction.index()));
     }
 }
@@ -342,13 +338,9 @@ fn in_the_middle<const EGRESS: bool>(
     // since the word was read, no record has the word's generation.
     let number = unsafe { addr_of!((*endpoint).number).read_volatile() };
     let direction = direction::<EGRESS>();
-    let records = Connections::<true> {
-        direction,
-        not_in_main: false,
-    };
+    let records = Connections::<true> { direction };
     match established(&Tables, &records, word, number, direction, packet) {
         Middle::Passes => {}
-        Middle::Unknown => return JUDGE | UNKNOWN,
         Middle::Ask => return JUDGE,
     }
     emit::count(stats::index(direction, stats::PASSED));
@@ -485,10 +477,7 @@ fn judge<const EGRESS: bool>(
     };
     let verdict = decide(
         &Tables,
-        &Connections::<EGRESS> {
-            direction,
-            not_in_main: source & NOT_IN_MAIN != 0,
-        },
+        &Connections::<EGRESS> { direction },
         &scene,
         &frame.packet,
     );

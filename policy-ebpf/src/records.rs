@@ -31,14 +31,12 @@ fn note_open(slot: u32) {
 /// stores waits for both.
 #[inline(always)]
 pub(crate) fn at_once(key: &CtKey) -> CtKey {
-    let [a, b] = key.local_port.to_ne_bytes();
-    let [c, d] = key.peer_port.to_ne_bytes();
+    let [a, b, c, d] = key.endpoint.to_ne_bytes();
+    let [e, f] = key.local_port.to_ne_bytes();
+    let [g, h] = key.peer_port.to_ne_bytes();
     let [peer_0, peer_1] = words6(key.peer);
-    let words = [
-        peer_0,
-        peer_1,
-        u64::from(key.endpoint) | u64::from(u32::from_ne_bytes([a, b, c, d])) << 32,
-    ];
+    let ends = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+    let words = [peer_0, peer_1, ends];
     let rest = u32::from_ne_bytes([key.protocol, key.family, key.pad[0], key.pad[1]]);
     let key = Pieces { words, rest };
     // SAFETY: the pieces are as long as a key, and any bytes are one.
@@ -83,8 +81,6 @@ fn add_created(slot: u32) {
 pub(crate) struct Connections<const INLINE: bool> {
     /// For the counters.
     pub(crate) direction: Direction,
-    /// Somebody has just looked, and the key is not in [`Table::Main`].
-    pub(crate) not_in_main: bool,
 }
 
 impl<const INLINE: bool> Records for Connections<INLINE> {
@@ -107,7 +103,6 @@ impl<const INLINE: bool> Records for Connections<INLINE> {
     #[inline(always)]
     fn find(&self, table: Table, key: &CtKey) -> Option<NonNull<CtEntry>> {
         let record = match table {
-            Table::Main if self.not_in_main => return None,
             Table::Main => maps::CT.get_ptr_mut(key),
             Table::Pending => maps::CT_PENDING.get_ptr_mut(key),
             Table::Open => maps::CT_OPEN.get_ptr_mut(key),
@@ -231,7 +226,7 @@ impl<const INLINE: bool> Records for Connections<INLINE> {
             slot: 4,
             last_seen_ns: 5,
         };
-        let how = u32::from(isolated) << 31 | u32::from(self.not_in_main) << 30 | slot;
+        let how = u32::from(isolated) << 31 | slot;
         let found = pa_ct_look_up(key, how, &raw mut entry);
         (table_of(found), entry, found & !TABLE)
     }
@@ -286,12 +281,11 @@ extern "C" fn pa_ct_look_up(key: *const CtKey, how: u32, entry: *mut CtEntry) ->
     }
     let records = Connections::<true> {
         direction: Direction::Ingress,
-        not_in_main: how >> 30 & 1 != 0,
     };
     // SAFETY: the caller passes its own key and entry. The key is copied, because
     // older kernels (6.1 among them) take none for a map that is behind an argument.
     let (key, entry) = unsafe { (key.read(), &mut *entry) };
-    let slot = how & !(3 << 30);
+    let slot = how & !(1 << 31);
     let isolated = how >> 31 != 0;
     let (found, live, now_ns) = find_live(&records, slot, &key, isolated);
     *entry = live;
@@ -314,7 +308,6 @@ extern "C" fn pa_ct_conclude(
     let current = (facts_and_generation & 0xffff_ffff) as u32;
     let records = Connections::<true> {
         direction: facts.direction(),
-        not_in_main: false,
     };
     // SAFETY: the caller passes its own record.
     let record = unsafe { &*record };

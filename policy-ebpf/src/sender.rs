@@ -122,7 +122,6 @@ extern "C" fn pa_sender(skb: *mut __sk_buff, memory: *const FrameMemory, receive
             }
             let records = Connections::<false> {
                 direction: Direction::Egress,
-                not_in_main: false,
             };
             let sender = Sender {
                 slot,

@@ -106,7 +106,7 @@ fn load_one(ebpf: &mut Ebpf, hook: Hook) -> Result<Loaded, DatapathError> {
     Loaded::new(fd).map_err(|error| rejected(error.into()))
 }
 
-/// How often the verifier is begun anew, as libbpf does.
+/// How often the verifier is begun at most, as libbpf does.
 const ATTEMPTS: usize = 5;
 
 /// Tries again what was interrupted.

@@ -10,7 +10,7 @@ use policy_common::abi::{
 };
 use policy_core::ops::Op;
 
-use crate::bed::{FRIEND_ID, POLICY, SLOT, SYN, apply, on_bed, word};
+use crate::bed::{ACK, FRIEND_ID, POLICY, SLOT, SYN, apply, on_bed, word};
 use crate::crafted::{BOTH, Ends, Scene, TCP, UDP, frame, part, udp};
 
 /// The first fragment of a datagram to port 53 and 24 bytes long, and a second.
@@ -126,6 +126,44 @@ fn first_fragment_that_holds_too_little_is_dropped() {
             }
         }
         assert_eq!(scene.dropped(Direction::Ingress, DropReason::Fragment), 16);
+    });
+}
+
+#[test]
+fn segments_of_an_open_connection_come_in_fragments_too() {
+    on_bed(|bed| {
+        let scene = Scene::new(bed);
+        let segment = |from, to, flags| {
+            let mut tcp = udp(from, to, 24);
+            (tcp[12], tcp[13]) = (0x50, flags);
+            tcp
+        };
+        for Ends {
+            pod,
+            friend,
+            stranger,
+        } in BOTH
+        {
+            let (coming, going) = ((friend, pod), (pod, friend));
+            let opens = |flags| frame(friend, pod, TCP, &segment(1_000, 80, flags));
+            let answers = |flags| frame(pod, friend, TCP, &segment(80, 1_000, flags));
+            assert!(scene.gets(&opens(SYN)) && scene.sends(&answers(SYN | ACK)));
+            assert!(scene.gets(&opens(ACK)) && scene.sends(&answers(ACK)));
+            for id in 1..5 {
+                let first = part(coming, TCP, (id, 0, true), &segment(1_000, 80, ACK));
+                let second = part(coming, TCP, (id, 24, false), &[7; 16]);
+                assert!(scene.gets(&first) && scene.gets(&second), "{id}");
+                let first = part(going, TCP, (id, 0, true), &segment(80, 1_000, ACK));
+                let second = part(going, TCP, (id, 24, false), &[7; 16]);
+                assert!(scene.sends(&first) && scene.sends(&second), "{id}");
+            }
+            let stray = (stranger, pod);
+            let first = part(stray, TCP, (9, 0, true), &segment(1_000, 80, ACK));
+            let second = part(stray, TCP, (9, 24, false), &[7; 16]);
+            assert!(!scene.gets(&first) && !scene.gets(&second), "{stranger}");
+        }
+        assert_eq!(scene.dropped(Direction::Ingress, DropReason::Fragment), 2);
+        assert_eq!(scene.dropped(Direction::Egress, DropReason::Fragment), 0);
     });
 }
 

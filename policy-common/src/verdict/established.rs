@@ -20,8 +20,6 @@ use crate::packet::{Kind, Packet};
 pub enum Middle {
     /// It passes, changes nothing in the record, and its flow may be cached.
     Passes,
-    /// There is no record of its key in [`Table::Main`].
-    Unknown,
     /// [`mod@super::decide`] knows.
     Ask,
 }
@@ -38,12 +36,13 @@ pub fn established<T: Identities, R: Records>(
     direction: Direction,
     packet: &Packet,
 ) -> Middle {
-    if !matches!(packet.kind, Kind::TcpData) {
+    // The first fragment of a segment is one that others follow.
+    if !matches!(packet.kind, Kind::TcpData) || !packet.is_whole() {
         return Middle::Ask;
     }
     let key = records.key(endpoint, direction, packet);
     let Some(record) = records.find(Table::Main, &key) else {
-        return Middle::Unknown;
+        return Middle::Ask;
     };
     let entry = records.read(record);
     let isolated_egress = direction == Direction::Egress

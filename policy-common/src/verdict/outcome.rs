@@ -195,7 +195,10 @@ pub fn conclude<R: Records>(
                 // Another connection on the same ports, forwarded this time.
                 next &= !CT_FROM_NODE;
             }
-            if !other_opened && undecided {
+            // Also where an answer comes before the pod's next packet: a connection from
+            // before something isolated the pod.
+            let to_service = facts.has(Facts::SERVICE) && record.flags & CT_OPENED_BY_POD != 0;
+            if !other_opened && undecided || to_service {
                 next |= CT_UNDECIDED;
             }
             let stale = now_ns.saturating_sub(record.last_seen_ns) >= conntrack::REFRESH_NS;

@@ -5,7 +5,7 @@ use super::world::*;
 use crate::abi::Direction::{Egress, Ingress};
 use crate::abi::protocol::{TCP, UDP};
 use crate::conntrack::REFRESH_NS;
-use crate::packet::Kind;
+use crate::packet::{Kind, Packet};
 use crate::verdict::established::Middle;
 
 const IN: Flow = flow(TCP, CLIENT, 4_000, 80);
@@ -38,9 +38,9 @@ fn open_connection_passes_by_its_record_both_ways() {
 fn nothing_else_does() {
     let allowed: Option<&[Allow]> = Some(&[(CLIENT, TCP, 80)]);
     let world = World::with(allowed, None);
-    assert_eq!(both(&world, &IN), [Middle::Unknown; 2]);
+    assert_eq!(both(&world, &IN), [Middle::Ask; 2]);
     assert!(world.peer_sends(&IN, Kind::TcpSyn).passes());
-    assert_eq!(both(&world, &IN), [Middle::Unknown; 2], "not confirmed");
+    assert_eq!(both(&world, &IN), [Middle::Ask; 2], "not confirmed");
     world.connect(&IN, Ingress);
     for kind in [
         Kind::TcpSyn,
@@ -78,6 +78,32 @@ fn nothing_else_does() {
         world.middle(&datagrams, Ingress, Kind::Datagram),
         Middle::Ask
     );
+}
+
+#[test]
+fn first_fragment_of_a_segment_is_judged_since_others_follow_it() {
+    let world = World::with(Some(&[(CLIENT, TCP, 80)]), None);
+    world.connect(&IN, Ingress);
+    for direction in [Ingress, Egress] {
+        let whole = IN.packet(direction, Kind::TcpData);
+        let first = Packet {
+            fragment: 1 << 15 | 3,
+            ..whole
+        };
+        assert!(first.is_first_fragment());
+        assert_eq!(world.middle_of(&whole, direction), Middle::Passes);
+        assert_eq!(world.middle_of(&first, direction), Middle::Ask);
+    }
+}
+
+#[test]
+fn record_of_another_key_says_nothing() {
+    let world = World::with(None, Some(&[]));
+    world.connect(&IN, Ingress);
+    assert_eq!(both(&world, &IN), [Middle::Passes; 2]);
+    world.give_away(&IN);
+    assert_eq!(both(&world, &IN), [Middle::Ask; 2]);
+    assert!(!world.pod_sends(&IN, Kind::TcpData).passes());
 }
 
 #[test]

@@ -8,6 +8,7 @@ use crate::abi::conntrack::CT_UNDECIDED;
 use crate::abi::event::DropReason;
 use crate::abi::protocol::{ICMP, TCP, UDP};
 use crate::packet::Kind;
+use crate::verdict::established::Middle;
 use crate::verdict::judge::Judgement;
 use crate::verdict::service::Service;
 
@@ -183,6 +184,24 @@ fn connection_from_before_the_isolation_is_left_open_once_it_is_isolated() {
     assert!(data.passes() && data.undecided);
     let (_, record) = world.record(&vip).expect("a record");
     assert_ne!(record.flags & CT_UNDECIDED, 0);
+}
+
+#[test]
+fn it_is_left_open_also_where_an_answer_comes_before_the_pods_next_packet() {
+    let world = World::new();
+    let vip = vip(TCP);
+    world.connect(&vip, Egress);
+    world.enforce(None, Some(&[(SERVER, TCP, 53)]));
+    let asked = world.send_service(&vip, Ingress, Kind::TcpData, Service::UNKNOWN);
+    assert!(asked.ask_service);
+    let answer = world.send_service(&vip, Ingress, Kind::TcpData, ALLOWED);
+    assert!(answer.passes() && !answer.undecided);
+    for service in [Service::UNKNOWN, ALLOWED] {
+        let data = world.send_service(&vip, Egress, Kind::TcpData, service);
+        assert!(data.passes() && data.undecided, "{service:?}");
+    }
+    let middle = [Ingress, Egress].map(|way| world.middle(&vip, way, Kind::TcpData));
+    assert_eq!(middle, [Middle::Passes, Middle::Ask]);
 }
 
 #[test]

@@ -272,14 +272,19 @@ impl World {
             hairpin,
             ..self.scene(direction, Service::NONE)
         };
+        self.judge_both_ways(&scene, flow, kind)
+    }
+
+    /// What the record says by itself is what all questions come to.
+    fn judge_both_ways(&self, scene: &Scene, flow: &Flow, kind: Kind) -> Verdict {
+        let direction = scene.direction;
         let packet = flow.packet(direction, kind);
-        if local_origin || hairpin || scene.off {
-            return decide(self, self, &scene, &packet);
+        if scene.local_origin || scene.hairpin || scene.off || scene.service.is_found() {
+            return decide(self, self, scene, &packet);
         }
-        // What the record says by itself is what all questions come to.
         let middle = self.middle(flow, direction, kind);
         let before = (self.record(flow), self.counters.borrow().clone());
-        let verdict = decide(self, self, &scene, &packet);
+        let verdict = decide(self, self, scene, &packet);
         if middle == Middle::Passes {
             let passes = Verdict {
                 identity: verdict.identity,
@@ -294,8 +299,21 @@ impl World {
 
     /// What the record of a packet's connection says by itself.
     pub(super) fn middle(&self, flow: &Flow, direction: Direction, kind: Kind) -> Middle {
-        let packet = flow.packet(direction, kind);
-        established(self, self, self.word.get(), ENDPOINT, direction, &packet)
+        self.middle_of(&flow.packet(direction, kind), direction)
+    }
+
+    /// The same of a packet that is not a whole one.
+    pub(super) fn middle_of(&self, packet: &Packet, direction: Direction) -> Middle {
+        established(self, self, self.word.get(), ENDPOINT, direction, packet)
+    }
+
+    /// The places of a flow's records hold another's.
+    pub(super) fn give_away(&self, flow: &Flow) {
+        for table in [Table::Main, Table::Pending, Table::Open] {
+            if let Some(place) = self.find(table, &flow.key()) {
+                self.places.borrow_mut()[place].tag ^= 2;
+            }
+        }
     }
 
     /// A packet of which this is known of its peer as a Service.
@@ -306,8 +324,7 @@ impl World {
         kind: Kind,
         service: Service,
     ) -> Verdict {
-        let scene = self.scene(direction, service);
-        decide(self, self, &scene, &flow.packet(direction, kind))
+        self.judge_both_ways(&self.scene(direction, service), flow, kind)
     }
 
     fn scene(&self, direction: Direction, service: Service) -> Scene {
