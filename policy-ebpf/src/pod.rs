@@ -1,5 +1,6 @@
 //! The path of a packet from or to a pod: parser, endpoint, flow cache, what `sort`
-//! lets through or drops, what follows another's verdict, and the decision.
+//! lets through or drops, what a connection's record says by itself, what follows
+//! another's verdict, and the decision.
 
 use core::mem::{MaybeUninit, offset_of};
 use core::ptr::{addr_of, addr_of_mut};
@@ -81,6 +82,7 @@ pub(crate) fn passes<const EGRESS: bool>(ctx: &TcContext) -> bool {
         }
         return true;
     }
+    // Then `sort` is not asked: it would say the same.
     let judges = known && hands_over(direction, &frame.packet, own);
     let memory: *mut FrameMemory = memory.cast();
     if !EGRESS {
@@ -194,7 +196,7 @@ fn is_local(memory: *mut FrameMemory) -> bool {
 
 #[inline(always)]
 fn frame_kind(memory: *const FrameMemory) -> Kind {
-    // SAFETY: the one caller passes its own `Frame`.
+    // SAFETY: the callers pass their own `Frame`.
     unsafe { (*memory.cast::<Frame>()).packet.kind }
 }
 

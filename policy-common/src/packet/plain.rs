@@ -4,7 +4,7 @@
 //!
 //! What these are, [`super::parse`] finds as well, and tests hold the two
 //! together; it is asked about all others. Fixed offsets and one look at the length
-//! make this a third of the work, and most packets need no other.
+//! make this half the work, and most packets need no other.
 
 use super::bytes::{Beginning, Head};
 use super::{Class, Frame, Kind, Packet, Words, fragment, link, transport, words4, words6};

@@ -172,12 +172,18 @@ fn connection_to_the_node_is_cut_at_the_source_since_it_leaves_nowhere() {
     assert_denied(world.peer_sends(&to_node, Kind::TcpData), EGRESS_DEFAULT);
 }
 
-#[test]
-fn connection_from_before_the_isolation_is_left_open_once_it_is_isolated() {
+/// A connection through the Service, and then policies for what the pod sends.
+fn isolated_afterwards() -> (World, Flow) {
     let world = World::new();
     let vip = vip(TCP);
     world.connect(&vip, Egress);
     world.enforce(None, Some(&[(SERVER, TCP, 53)]));
+    (world, vip)
+}
+
+#[test]
+fn connection_from_before_the_isolation_is_left_open_once_it_is_isolated() {
+    let (world, vip) = isolated_afterwards();
     let asked = world.send_service(&vip, Egress, Kind::TcpData, Service::UNKNOWN);
     assert!(asked.ask_service);
     let data = world.send_service(&vip, Egress, Kind::TcpData, ALLOWED);
@@ -188,10 +194,7 @@ fn connection_from_before_the_isolation_is_left_open_once_it_is_isolated() {
 
 #[test]
 fn it_is_left_open_also_where_an_answer_comes_before_the_pods_next_packet() {
-    let world = World::new();
-    let vip = vip(TCP);
-    world.connect(&vip, Egress);
-    world.enforce(None, Some(&[(SERVER, TCP, 53)]));
+    let (world, vip) = isolated_afterwards();
     let asked = world.send_service(&vip, Ingress, Kind::TcpData, Service::UNKNOWN);
     assert!(asked.ask_service);
     let answer = world.send_service(&vip, Ingress, Kind::TcpData, ALLOWED);
